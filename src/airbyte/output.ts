@@ -1,0 +1,92 @@
+/**
+ * The only writer of stdout. Records are encoded straight into its buffer; every other message is one line of JSON
+ * behind them, so the order of calls is the order of lines. Writing blocks while the reader is slow: that is the
+ * back-pressure, through our sockets up to the server, and why no queue can grow.
+ */
+import { LineBuffer } from './line-buffer.ts';
+import type { AirbyteMessage, AirbyteTrace, LogLevel, StreamStatus } from './protocol.ts';
+
+/** Writes all bytes, or throws. */
+export type WriteBytes = (bytes: Uint8Array) => void;
+
+/** Line separators that JSON allows unescaped but that readers splitting like Python's splitlines() break at. */
+const LINE_BREAKERS = /[\u0085\u2028\u2029]/g;
+
+const FLUSH_BYTES = 64 * 1024;
+/** A row may be larger than this: the buffer grows for it. */
+const BUFFER_BYTES = 256 * 1024;
+
+type StreamName = { readonly name: string; readonly namespace: string };
+
+/** Rows of one stream since the sync began. */
+export class RecordCounter {
+  total = 0;
+}
+
+export class Output {
+  readonly buffer = new LineBuffer(BUFFER_BYTES);
+  readonly #write: WriteBytes;
+  readonly #logLevel: number;
+  /** Records since the last STATE, over all streams. */
+  #sinceState = 0;
+
+  constructor(write: WriteBytes, debug: boolean) {
+    this.#write = write;
+    this.#logLevel = LEVELS.indexOf(debug ? 'DEBUG' : 'INFO');
+  }
+
+  /** Called by the record writers after each complete RECORD line. */
+  recordWritten(): void {
+    this.#sinceState += 1;
+    if (this.buffer.length >= FLUSH_BYTES) this.flush();
+  }
+
+  /** Records written since the last STATE: what that state's `recordCount` will say. */
+  get recordsSinceState(): number {
+    return this.#sinceState;
+  }
+
+  /** Counts from here on; called after a STATE was written. */
+  stateWritten(): void {
+    this.#sinceState = 0;
+  }
+
+  flush(): void {
+    if (this.buffer.length === 0) return;
+    const bytes = this.buffer.bytes.subarray(0, this.buffer.length);
+    this.buffer.length = 0;
+    this.#write(bytes);
+  }
+
+  /** One message, written through at once: a reader must not wait for a STATE until the next one fills a buffer. */
+  message(message: AirbyteMessage): void {
+    const json = JSON.stringify(message).replace(
+      LINE_BREAKERS,
+      (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
+    );
+    this.buffer.appendText(`${json}\n`);
+    this.flush();
+  }
+
+  log(level: LogLevel, message: string): void {
+    if (LEVELS.indexOf(level) > this.#logLevel) return;
+    this.message({ type: 'LOG', log: { level, message } });
+  }
+
+  trace(trace: AirbyteTrace): void {
+    this.message({ type: 'TRACE', trace });
+  }
+
+  status(stream: StreamName, status: StreamStatus): void {
+    this.trace({
+      type: 'STREAM_STATUS',
+      emitted_at: Date.now(),
+      stream_status: {
+        stream_descriptor: { name: stream.name, namespace: stream.namespace },
+        status,
+      },
+    });
+  }
+}
+
+const LEVELS: readonly LogLevel[] = ['FATAL', 'ERROR', 'WARN', 'INFO', 'DEBUG', 'TRACE'];

@@ -1,0 +1,139 @@
+/**
+ * Array literals (`{1,NULL,"a \"b\""}`) -> JSON arrays.
+ * The syntax is array_out's: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
+ */
+import type { LineBuffer } from './airbyte/line-buffer.ts';
+import type { Encode } from './column-text.ts';
+
+const QUOTE = 0x22;
+const EQUALS = 0x3d;
+const OPEN_BRACKET = 0x5b;
+const BACKSLASH = 0x5c;
+const CLOSE_BRACKET = 0x5d;
+const OPEN = 0x7b;
+const CLOSE = 0x7d;
+const COMMA = 0x2c;
+
+const NULL = Buffer.from('null');
+
+/** A scratch larger than this is dropped after the value, so that one giant element does not stay in memory. */
+const SCRATCH_KEPT = 1 << 16;
+
+/**
+ * The encoder of an array column.
+ * A value whose depth is not the declared one would not fit its json schema and has no JSON form (`[]` has every
+ * depth). An element without a JSON form (NaN in float8[]) becomes null inside the array: the rest is worth keeping.
+ * Lower bounds (`[0:2]={...}`) are dropped, JSON has none.
+ * @param element encoder of one element's text.
+ * @param depth declared dimensions, at least 1.
+ * @param delimiter byte between elements: `,`, for box `;`.
+ */
+export function arrayEncoder(element: Encode, depth: number, delimiter: number): Encode {
+  const cells = new CellReader();
+  return (out, src, start, end) => {
+    let i = behindBounds(src, start, end);
+    if (src[i] === OPEN && src[i + 1] === CLOSE && i + 2 === end) {
+      putByte(out, OPEN_BRACKET);
+      putByte(out, CLOSE_BRACKET);
+      return true;
+    }
+    if (leadingBraces(src, i, end) !== depth) return false;
+    let open = 0;
+    while (i < end) {
+      const byte = src[i];
+      if (byte === OPEN) {
+        open++;
+        putByte(out, OPEN_BRACKET);
+        i++;
+      } else if (byte === CLOSE) {
+        open--;
+        putByte(out, CLOSE_BRACKET);
+        i++;
+      } else if (byte === delimiter) {
+        putByte(out, COMMA);
+        i++;
+      } else if (byte === QUOTE) {
+        i = cells.read(src, i + 1, end);
+        putCell(out, element, cells.bytes, 0, cells.length);
+      } else {
+        const from = i;
+        while (i < end && src[i] !== delimiter && src[i] !== CLOSE) i++;
+        if (isNull(src, from, i)) putNull(out);
+        else putCell(out, element, src, from, i);
+      }
+    }
+    cells.release();
+    return open === 0;
+  };
+}
+
+/** Unescapes quoted elements into a buffer of its own, since element encoders want plain text in one piece. */
+class CellReader {
+  bytes: Buffer = Buffer.allocUnsafe(256);
+  length = 0;
+
+  /**
+   * @param i index behind the opening quote.
+   * @returns the index behind the closing one.
+   */
+  read(src: Buffer, i: number, end: number): number {
+    let bytes = this.bytes;
+    let length = 0;
+    for (; i < end && src[i] !== QUOTE; i++) {
+      if (src[i] === BACKSLASH) i++;
+      if (length === bytes.length) bytes = this.grow();
+      bytes[length++] = src[i]!;
+    }
+    this.length = length;
+    return i + 1;
+  }
+
+  release(): void {
+    if (this.bytes.length > SCRATCH_KEPT) this.bytes = Buffer.allocUnsafe(256);
+  }
+
+  private grow(): Buffer {
+    const grown = Buffer.allocUnsafe(this.bytes.length * 2);
+    this.bytes.copy(grown);
+    this.bytes = grown;
+    return grown;
+  }
+}
+
+function putByte(out: LineBuffer, byte: number): void {
+  out.reserve(1);
+  out.bytes[out.length++] = byte;
+}
+
+function putNull(out: LineBuffer): void {
+  out.reserve(NULL.length);
+  out.appendBytes(NULL);
+}
+
+function putCell(out: LineBuffer, element: Encode, src: Buffer, start: number, end: number): void {
+  out.reserve(6 * (end - start) + 64);
+  const before = out.length;
+  if (element(out, src, start, end)) return;
+  out.length = before;
+  putNull(out);
+}
+
+/** Behind `[0:2]=`, which array_out prints when a lower bound is not 1. No other value begins with a bracket. */
+function behindBounds(src: Buffer, start: number, end: number): number {
+  if (src[start] !== OPEN_BRACKET) return start;
+  const equals = src.indexOf(EQUALS, start);
+  return equals < 0 || equals >= end ? end : equals + 1;
+}
+
+/** The array's depth: arrays are rectangular, and an element that begins with a brace is quoted. */
+function leadingBraces(src: Buffer, start: number, end: number): number {
+  let i = start;
+  while (i < end && src[i] === OPEN) i++;
+  return i - start;
+}
+
+/** Unquoted NULL, which array_out writes in capitals; the text "NULL" comes quoted. */
+function isNull(src: Buffer, start: number, end: number): boolean {
+  if (end - start !== 4 || src[start] !== 0x4e || src[start + 1] !== 0x55) return false;
+  return src[start + 2] === 0x4c && src[start + 3] === 0x4c;
+}

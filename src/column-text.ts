@@ -1,0 +1,382 @@
+/**
+ * PostgreSQL's text output -> JSON, byte by byte, one function per rendering.
+ * This is the hot path: nothing here makes a string or an object for the common types.
+ *
+ * Every encoder trusts that the text comes from a type's output function under the session settings of
+ * `facts/row-path-performance.md` 3: client_encoding UTF8, DateStyle ISO, IntervalStyle postgres, TimeZone UTC,
+ * extra_float_digits 1, bytea_output hex.
+ */
+import type { LineBuffer } from './airbyte/line-buffer.ts';
+
+/**
+ * Writes the JSON of one non-null value, given as PostgreSQL's text output (bytes src[start,end) in UTF-8),
+ * at out.bytes[out.length...]. The caller has reserved 6*(end-start)+64 bytes for this value; an encoder that may
+ * need more (hstore, arrays of it) calls `out.reserve` itself, so room reserved for *later* values is not safe.
+ * @returns false when the value has no JSON form (NaN, infinity ...): the caller resets out.length, writes null
+ *   and notes it in meta.changes.
+ */
+export type Encode = (out: LineBuffer, src: Buffer, start: number, end: number) => boolean;
+
+const QUOTE = 0x22;
+const OPEN_PAREN = 0x28;
+const CLOSE_PAREN = 0x29;
+const COMMA = 0x2c;
+const MINUS = 0x2d;
+const DOT = 0x2e;
+const ZERO = 0x30;
+const NINE = 0x39;
+const COLON = 0x3a;
+const BACKSLASH = 0x5c;
+const SPACE = 0x20;
+
+/** From this length on a call into the runtime beats a loop (measured on Node 20). */
+const COPY_CALL_FROM = 64;
+
+/** Copies src[start,end) to bytes[at...] and returns the index behind the copy. Four at a time saves a third. */
+function put(bytes: Buffer, at: number, src: Buffer, start: number, end: number): number {
+  if (end - start >= COPY_CALL_FROM) return at + src.copy(bytes, at, start, end);
+  let i = start;
+  for (const stop = end - 4; i <= stop; i += 4, at += 4) {
+    bytes[at] = src[i]!;
+    bytes[at + 1] = src[i + 1]!;
+    bytes[at + 2] = src[i + 2]!;
+    bytes[at + 3] = src[i + 3]!;
+  }
+  for (; i < end; i++) bytes[at++] = src[i]!;
+  return at;
+}
+
+function isDigit(byte: number | undefined): boolean {
+  return byte !== undefined && byte >= ZERO && byte <= NINE;
+}
+
+/** Integers of any size and numerics leave as the digits they came as: no double in between. */
+export const encodeDigits: Encode = (out, src, start, end) => {
+  out.length = put(out.bytes, out.length, src, start, end);
+  return true;
+};
+
+/**
+ * numeric and floats. The server's `1e+24`, `1e-07` and `-0` are JSON as they are;
+ * `NaN`, `Infinity` and `-Infinity` are not.
+ */
+export const encodeNumber: Encode = (out, src, start, end) => {
+  if (!isDigit(src[src[start] === MINUS ? start + 1 : start])) return false;
+  out.length = put(out.bytes, out.length, src, start, end);
+  return true;
+};
+
+const TRUE = Buffer.from('true');
+const FALSE = Buffer.from('false');
+
+/** `t` or `f`. */
+export const encodeBoolean: Encode = (out, src, start) => {
+  const word = src[start] === 0x74 ? TRUE : FALSE;
+  out.length = put(out.bytes, out.length, word, 0, word.length);
+  return true;
+};
+
+/** Text that can hold nothing to escape (uuid, bits, network addresses, points ...), between quotes. */
+export const encodePlain: Encode = (out, src, start, end) => {
+  const bytes = out.bytes;
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  at = put(bytes, at, src, start, end);
+  bytes[at++] = QUOTE;
+  out.length = at;
+  return true;
+};
+
+/** `\x6869` -> `"\\x6869"`: only the leading backslash needs care, the rest is copied at once. */
+export const encodeBytea: Encode = (out, src, start, end) => {
+  if (src[start] !== BACKSLASH || src[start + 1] !== 0x78) return encodeText(out, src, start, end);
+  const bytes = out.bytes;
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  bytes[at++] = BACKSLASH;
+  at = put(bytes, at, src, start, end);
+  bytes[at++] = QUOTE;
+  out.length = at;
+  return true;
+};
+
+/** 1 for the ASCII bytes that stand for themselves in a JSON string. */
+const PLAIN = new Uint8Array(256).fill(1, SPACE, 0x80);
+PLAIN[QUOTE] = 0;
+PLAIN[BACKSLASH] = 0;
+
+/** JSON's escape of each ASCII character that needs one, as JSON.stringify writes it. */
+const ESCAPES: readonly Buffer[] = Array.from({ length: 0x80 }, (_, code) =>
+  Buffer.from(JSON.stringify(String.fromCharCode(code)).slice(1, -1)),
+);
+const ESCAPED_NEXT_LINE = Buffer.from('\\u0085');
+const ESCAPED_LINE_SEPARATOR = Buffer.from('\\u2028');
+const ESCAPED_PARAGRAPH_SEPARATOR = Buffer.from('\\u2029');
+const REPLACEMENT = Buffer.from('\ufffd');
+
+/**
+ * Length of the UTF-8 sequence at src[i] (its lead byte is >= 0x80), or, negative, of the ill-formed bytes that one
+ * U+FFFD replaces ("maximal subpart", Unicode 3.9, table 3-7; what TextDecoder does).
+ */
+function sequenceLength(src: Buffer, i: number, end: number): number {
+  const lead = src[i]!;
+  if (lead < 0xc2 || lead > 0xf4) return -1;
+  const count = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+  // The second byte's range keeps out overlong forms, surrogates and what lies beyond U+10FFFF.
+  let low = lead === 0xe0 ? 0xa0 : lead === 0xf0 ? 0x90 : 0x80;
+  let high = lead === 0xed ? 0x9f : lead === 0xf4 ? 0x8f : 0xbf;
+  for (let n = 1; n < count; n++) {
+    const byte = i + n < end ? src[i + n]! : 0;
+    if (byte < low || byte > high) return -n;
+    low = 0x80;
+    high = 0xbf;
+  }
+  return count;
+}
+
+/** U+0085, U+2028 or U+2029: line ends to some readers of lines, so they leave escaped. */
+function isLineEnd(src: Buffer, i: number): boolean {
+  if (src[i] === 0xc2) return src[i + 1] === 0x85;
+  return src[i] === 0xe2 && src[i + 1] === 0x80 && (src[i + 2] === 0xa8 || src[i + 2] === 0xa9);
+}
+
+function isContinuation(src: Buffer, i: number, end: number): boolean {
+  return i < end && (src[i]! & 0xc0) === 0x80;
+}
+
+/** Index behind the run of non-ASCII characters at `i` that may stay as they are. */
+function wellFormedUntil(src: Buffer, i: number, end: number): number {
+  while (i < end && src[i]! >= 0x80) {
+    const lead = src[i]!;
+    // Leads without special cases, short of the whole check: most scripts outside of emoji and punctuation.
+    if (lead >= 0xc3 && lead <= 0xdf && isContinuation(src, i + 1, end)) i += 2;
+    else {
+      const count = sequenceLength(src, i, end);
+      if (count < 0 || isLineEnd(src, i)) return i;
+      i += count;
+    }
+  }
+  return i;
+}
+
+/** Four at a time: almost all text is plain, and this halves the scan. */
+function arePlain(a: number, b: number, c: number, d: number): boolean {
+  return (PLAIN[a]! & PLAIN[b]! & PLAIN[c]! & PLAIN[d]!) === 1;
+}
+
+/** Index of the first byte at or behind `i` that cannot stand in a JSON string as it is. */
+function plainUntil(src: Buffer, i: number, end: number): number {
+  const lastFour = end - 4;
+  while (i < end) {
+    const byte = src[i]!;
+    if (PLAIN[byte] === 1) {
+      i++;
+      while (i <= lastFour && arePlain(src[i]!, src[i + 1]!, src[i + 2]!, src[i + 3]!)) i += 4;
+    } else {
+      const next = byte < 0x80 ? i : wellFormedUntil(src, i, end);
+      if (next === i) return i;
+      i = next;
+    }
+  }
+  return end;
+}
+
+/** What stands in JSON for the bytes that stopped `plainUntil`. */
+function escapeOf(src: Buffer, i: number): Buffer {
+  const byte = src[i]!;
+  if (byte < 0x80) return ESCAPES[byte]!;
+  if (!isLineEnd(src, i)) return REPLACEMENT;
+  if (byte === 0xc2) return ESCAPED_NEXT_LINE;
+  return src[i + 2] === 0xa8 ? ESCAPED_LINE_SEPARATOR : ESCAPED_PARAGRAPH_SEPARATOR;
+}
+
+/**
+ * Any text. Invalid UTF-8 (a SQL_ASCII database may send it) leaves as U+FFFD, never as it is:
+ * one bad byte would make the whole line unreadable.
+ */
+export const encodeText: Encode = (out, src, start, end) => {
+  const bytes = out.bytes;
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  let i = start;
+  for (;;) {
+    const stop = plainUntil(src, i, end);
+    at = put(bytes, at, src, i, stop);
+    if (stop === end) break;
+    const escape = escapeOf(src, stop);
+    at = put(bytes, at, escape, 0, escape.length);
+    i = stop + (src[stop]! < 0x80 ? 1 : Math.abs(sequenceLength(src, stop, end)));
+  }
+  bytes[at++] = QUOTE;
+  out.length = at;
+  return true;
+};
+
+const LAST_MICROSECOND = Buffer.from('23:59:59.999999');
+
+/**
+ * HH:MM:SS[.f] at src[i,end) -> exactly 15 bytes with six digits of fraction at bytes[at...].
+ * @returns the index in src behind the clock.
+ */
+function putClock(bytes: Buffer, at: number, src: Buffer, i: number, end: number): number {
+  at = put(bytes, at, src, i, i + 8);
+  i += 8;
+  const full = at + 7;
+  bytes[at++] = DOT;
+  if (src[i] === DOT && i < end) {
+    for (i++; i < end && at < full && isDigit(src[i]); i++) bytes[at++] = src[i]!;
+  }
+  while (at < full) bytes[at++] = ZERO;
+  return i;
+}
+
+/**
+ * `+00` -> `Z`, `+08` -> `+08:00`, `-05:30` as it is.
+ * @returns the index behind it, or -1 for what ISO 8601 cannot say (offsets with seconds).
+ */
+function putOffset(bytes: Buffer, at: number, src: Buffer, i: number, end: number): number {
+  const length = end - i;
+  if (length === 3 && src[i + 1] === ZERO && src[i + 2] === ZERO) {
+    bytes[at++] = 0x5a;
+    return at;
+  }
+  if (length !== 3 && length !== 6) return -1;
+  at = put(bytes, at, src, i, end);
+  if (length === 6) return at;
+  bytes[at++] = COLON;
+  bytes[at++] = ZERO;
+  bytes[at++] = ZERO;
+  return at;
+}
+
+/** `1999-01-08`, `1991-02-10 BC`; years past 9999 as the server prints them. `infinity` has no JSON form. */
+export const encodeDate: Encode = (out, src, start, end) =>
+  isDigit(src[start]) && encodePlain(out, src, start, end);
+
+/**
+ * `04:05:06.7` -> `"04:05:06.700000"`. The server's 24:00:00 is no ISO time of day: the last microsecond stands for
+ * it, as in Airbyte's Postgres source up to 3.7.
+ */
+function putTime(bytes: Buffer, at: number, src: Buffer, start: number, end: number): number {
+  if (src[start] !== 0x32 || src[start + 1] !== 0x34) return putClock(bytes, at, src, start, end);
+  put(bytes, at, LAST_MICROSECOND, 0, LAST_MICROSECOND.length);
+  return start + 8;
+}
+
+/** time: always six digits of fraction. */
+export const encodeTime: Encode = (out, src, start, end) => {
+  if (end - start < 8) return false;
+  const bytes = out.bytes;
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  putTime(bytes, at, src, start, end);
+  at += 15;
+  bytes[at++] = QUOTE;
+  out.length = at;
+  return true;
+};
+
+/** timetz: the offset is kept, `Z` for zero. An offset with seconds has no JSON form. */
+export const encodeTimeTz: Encode = (out, src, start, end) => {
+  if (end - start < 11) return false;
+  const bytes = out.bytes;
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  const offset = putTime(bytes, at, src, start, end);
+  at = putOffset(bytes, at + 15, src, offset, end);
+  if (at < 0) return false;
+  bytes[at++] = QUOTE;
+  out.length = at;
+  return true;
+};
+
+/** `2004-10-19 10:23:54[.f][ BC]` -> `"2004-10-19T10:23:54.ffffff[ BC]"`; `infinity` has no JSON form. */
+export const encodeTimestamp: Encode = (out, src, start, end) =>
+  putTimestamp(out, src, start, end, false);
+
+/** The same with `+00`, which leaves as `Z` before the era. */
+export const encodeTimestampTz: Encode = (out, src, start, end) =>
+  putTimestamp(out, src, start, end, true);
+
+function putTimestamp(
+  out: LineBuffer,
+  src: Buffer,
+  start: number,
+  end: number,
+  zoned: boolean,
+): boolean {
+  if (!isDigit(src[start])) return false;
+  const bytes = out.bytes;
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  let i = start + 10;
+  while (i < end && src[i] !== SPACE) i++;
+  if (end - i < 9) return false;
+  at = put(bytes, at, src, start, i);
+  bytes[at++] = 0x54;
+  i = putClock(bytes, at, src, i + 1, end);
+  at += 15;
+  const era = src[end - 1] === 0x43 ? end - 3 : end;
+  if (zoned) {
+    at = putOffset(bytes, at, src, i, era);
+    if (at < 0) return false;
+  }
+  at = put(bytes, at, src, era, end);
+  bytes[at++] = QUOTE;
+  out.length = at;
+  return true;
+}
+
+/**
+ * `$1,234.56`, `-$1,234.56`, `($1.00)` -> a number. What it looks like is the server's `lc_monetary`; only the
+ * unmistakable forms are read (sign, symbol, groups of three after commas, no fraction or two digits after a dot),
+ * so that `1.234,56 €` becomes null with a note and never a wrong amount.
+ */
+export const encodeMoney: Encode = (out, src, start, end) => {
+  const bytes = out.bytes;
+  let at = out.length;
+  let i = start;
+  let negative = false;
+  for (; i < end && !isDigit(src[i]); i++) {
+    const byte = src[i];
+    if (byte === DOT || byte === COMMA) return false;
+    if (byte === MINUS || byte === OPEN_PAREN) negative = true;
+  }
+  if (src[end - 1] === CLOSE_PAREN) end--;
+  if (i >= end) return false;
+  if (negative) bytes[at++] = MINUS;
+  const point = end - 3 > i && src[end - 3] === DOT ? end - 3 : end;
+  for (; i < point; i++) {
+    if (src[i] === COMMA && (point - i) % 4 === 0) continue;
+    if (!isDigit(src[i])) return false;
+    bytes[at++] = src[i]!;
+  }
+  out.length = put(bytes, at, src, point, end);
+  return point === end || (isDigit(src[end - 2]) && isDigit(src[end - 1]));
+};
+
+const HSTORE_PAIR = /"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)(?:, |$)/suy;
+
+/** hstore's own text `"a"=>"1", "b"=>NULL` as JSON object text, or undefined when it is not of that form. */
+function hstoreToJson(text: string): string | undefined {
+  const pairs: string[] = [];
+  const unquote = (part: string): string => part.replace(/\\(.)/gsu, '$1');
+  HSTORE_PAIR.lastIndex = 0;
+  let done = 0;
+  for (let pair = HSTORE_PAIR.exec(text); pair !== null; pair = HSTORE_PAIR.exec(text)) {
+    const [, key = '', value] = pair;
+    const json = value === undefined ? 'null' : JSON.stringify(unquote(value));
+    pairs.push(`${JSON.stringify(unquote(key))}:${json}`);
+    done = HSTORE_PAIR.lastIndex;
+  }
+  return done === text.length ? `{${pairs.join(',')}}` : undefined;
+}
+
+/** hstore: a string that holds a JSON object, nulls kept. Rare enough for strings; may grow beyond the caller's room. */
+export const encodeHstore: Encode = (out, src, start, end) => {
+  const json = hstoreToJson(src.toString('utf8', start, end));
+  if (json === undefined) return encodeText(out, src, start, end);
+  const text = Buffer.from(json);
+  out.reserve(text.length * 6 + 64);
+  return encodeText(out, text, 0, text.length);
+};

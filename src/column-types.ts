@@ -1,0 +1,261 @@
+/**
+ * One table: PostgreSQL type -> json schema and encoder. discover and every way of reading take both from here,
+ * so what a catalog promises and what a record holds cannot drift apart.
+ *
+ * Fragments and renderings follow Airbyte's Postgres source (https://docs.airbyte.com/integrations/sources/postgres)
+ * without its faults. Deviations, all on purpose:
+ * - geometric types leave as the server prints them (`(3,7)`, not Java's `(3.0,7.0)`);
+ * - arrays follow the rule of their element: `bytea[]` hex, `bit[]` strings, `oid[]` and `numeric(20,0)[]` integers;
+ * - time and timestamp always have six digits of fraction, 24:00 is 23:59:59.999999;
+ * - an element that has no JSON form nulls itself, not its array.
+ */
+import type { JsonObject } from './airbyte/protocol.ts';
+import { arrayEncoder } from './column-arrays.ts';
+import {
+  encodeBoolean,
+  encodeBytea,
+  encodeDate,
+  encodeDigits,
+  encodeHstore,
+  encodeMoney,
+  encodeNumber,
+  encodePlain,
+  encodeText,
+  encodeTime,
+  encodeTimestamp,
+  encodeTimestampTz,
+  encodeTimeTz,
+  type Encode,
+} from './column-text.ts';
+
+export type { Encode } from './column-text.ts';
+
+/** A row of pg_type. */
+export type PgType = {
+  readonly oid: number;
+  readonly name: string;
+  /** typtype. */
+  readonly kind: 'b' | 'c' | 'd' | 'e' | 'p' | 'r' | 'm';
+  /** typelem of true arrays, else 0. */
+  readonly element: number;
+  /** typbasetype of domains, else 0. */
+  readonly base: number;
+  /** typtypmod of domains. */
+  readonly baseTypmod: number;
+  /** typndims of domains. */
+  readonly baseDimensions: number;
+  /** typdelim. */
+  readonly delimiter: string;
+};
+
+/** pg_type rows of the non-built-in types in use, with the elements and bases they lead to; built-ins are known here. */
+export type TypeCatalog = ReadonlyMap<number, PgType>;
+
+export type ColumnType = {
+  /** Fragment for the column in the stream's json schema; never a union with null. */
+  readonly jsonSchema: JsonObject;
+  readonly encode: Encode;
+};
+
+const INTEGER: ColumnType = {
+  jsonSchema: { type: 'number', airbyte_type: 'integer' },
+  encode: encodeDigits,
+};
+const NUMBER: ColumnType = { jsonSchema: { type: 'number' }, encode: encodeNumber };
+/** numeric(p,0): an integer by its declaration, though it can still be NaN. */
+const WHOLE_NUMERIC: ColumnType = { jsonSchema: INTEGER.jsonSchema, encode: encodeNumber };
+const MONEY: ColumnType = { jsonSchema: NUMBER.jsonSchema, encode: encodeMoney };
+const BOOLEAN: ColumnType = { jsonSchema: { type: 'boolean' }, encode: encodeBoolean };
+const STRING: ColumnType = { jsonSchema: { type: 'string' }, encode: encodeText };
+/** Strings that never need an escape. */
+const PLAIN: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodePlain };
+const BYTEA: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodeBytea };
+const HSTORE: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodeHstore };
+const DATE: ColumnType = { jsonSchema: { type: 'string', format: 'date' }, encode: encodeDate };
+const TIME: ColumnType = {
+  jsonSchema: { type: 'string', format: 'time', airbyte_type: 'time_without_timezone' },
+  encode: encodeTime,
+};
+const TIME_TZ: ColumnType = {
+  jsonSchema: { type: 'string', format: 'time', airbyte_type: 'time_with_timezone' },
+  encode: encodeTimeTz,
+};
+const TIMESTAMP: ColumnType = {
+  jsonSchema: { type: 'string', format: 'date-time', airbyte_type: 'timestamp_without_timezone' },
+  encode: encodeTimestamp,
+};
+const TIMESTAMP_TZ: ColumnType = {
+  jsonSchema: { type: 'string', format: 'date-time', airbyte_type: 'timestamp_with_timezone' },
+  encode: encodeTimestampTz,
+};
+
+/** [typname, OID, OID of its array or 0, rule]; OIDs are fixed in the server's pg_type.dat. */
+type BuiltIn = readonly [name: string, oid: number, arrayOid: number, rule: ColumnType];
+
+/** Built-in types whose values have an order that an incremental read can follow. */
+const ORDERED: readonly BuiltIn[] = [
+  ['int8', 20, 1016, INTEGER],
+  ['int2', 21, 1005, INTEGER],
+  ['int4', 23, 1007, INTEGER],
+  ['oid', 26, 1028, INTEGER],
+  ['float4', 700, 1021, NUMBER],
+  ['float8', 701, 1022, NUMBER],
+  ['numeric', 1700, 1231, NUMBER],
+  ['name', 19, 1003, STRING],
+  ['text', 25, 1009, STRING],
+  ['bpchar', 1042, 1014, STRING],
+  ['varchar', 1043, 1015, STRING],
+  ['uuid', 2950, 2951, PLAIN],
+  ['pg_lsn', 3220, 3221, PLAIN],
+  ['date', 1082, 1182, DATE],
+  ['time', 1083, 1183, TIME],
+  ['timetz', 1266, 1270, TIME_TZ],
+  ['timestamp', 1114, 1115, TIMESTAMP],
+  ['timestamptz', 1184, 1185, TIMESTAMP_TZ],
+];
+
+const UNORDERED: readonly BuiltIn[] = [
+  ['bool', 16, 1000, BOOLEAN],
+  ['bytea', 17, 1001, BYTEA],
+  ['char', 18, 1002, STRING],
+  ['int2vector', 22, 1006, PLAIN],
+  ['regproc', 24, 1008, STRING],
+  ['tid', 27, 1010, PLAIN],
+  ['xid', 28, 1011, PLAIN],
+  ['cid', 29, 1012, PLAIN],
+  ['oidvector', 30, 1013, PLAIN],
+  ['json', 114, 199, STRING],
+  ['xml', 142, 143, STRING],
+  ['point', 600, 1017, PLAIN],
+  ['lseg', 601, 1018, PLAIN],
+  ['path', 602, 1019, PLAIN],
+  ['box', 603, 1020, PLAIN],
+  ['polygon', 604, 1027, PLAIN],
+  ['line', 628, 629, PLAIN],
+  ['cidr', 650, 651, PLAIN],
+  ['circle', 718, 719, PLAIN],
+  ['macaddr8', 774, 775, PLAIN],
+  ['money', 790, 791, MONEY],
+  ['macaddr', 829, 1040, PLAIN],
+  ['inet', 869, 1041, PLAIN],
+  ['aclitem', 1033, 1034, STRING],
+  ['interval', 1186, 1187, PLAIN],
+  ['bit', 1560, 1561, PLAIN],
+  ['varbit', 1562, 1563, PLAIN],
+  ['refcursor', 1790, 2201, STRING],
+  ['regprocedure', 2202, 2207, STRING],
+  ['regoper', 2203, 2208, STRING],
+  ['regoperator', 2204, 2209, STRING],
+  ['regclass', 2205, 2210, STRING],
+  ['regtype', 2206, 2211, STRING],
+  ['txid_snapshot', 2970, 2949, PLAIN],
+  ['tsvector', 3614, 3643, STRING],
+  ['tsquery', 3615, 3645, STRING],
+  ['regconfig', 3734, 3735, STRING],
+  ['regdictionary', 3769, 3770, STRING],
+  ['jsonb', 3802, 3807, STRING],
+  ['int4range', 3904, 3905, STRING],
+  ['numrange', 3906, 3907, STRING],
+  ['tsrange', 3908, 3909, STRING],
+  ['tstzrange', 3910, 3911, STRING],
+  ['daterange', 3912, 3913, STRING],
+  ['int8range', 3926, 3927, STRING],
+  ['jsonpath', 4072, 4073, STRING],
+  ['regnamespace', 4089, 4090, STRING],
+  ['regrole', 4096, 4097, STRING],
+  ['regcollation', 4191, 4192, STRING],
+  ['int4multirange', 4451, 6150, STRING],
+  ['nummultirange', 4532, 6151, STRING],
+  ['tsmultirange', 4533, 6152, STRING],
+  ['tstzmultirange', 4534, 6153, STRING],
+  ['datemultirange', 4535, 6155, STRING],
+  ['int8multirange', 4536, 6157, STRING],
+  ['pg_snapshot', 5038, 5039, PLAIN],
+  ['xid8', 5069, 271, PLAIN],
+];
+
+const NUMERIC_OID = 1700;
+const BOX_OID = 603;
+
+const BUILT_INS = [...ORDERED, ...UNORDERED];
+const SCALARS: ReadonlyMap<number, ColumnType> = new Map(
+  BUILT_INS.map(([, oid, , rule]) => [oid, rule]),
+);
+/** Array OID -> element OID. */
+const ELEMENTS: ReadonlyMap<number, number> = new Map(
+  BUILT_INS.map(([, oid, arrayOid]) => [arrayOid, oid]),
+);
+const CURSORS: ReadonlySet<number> = new Set(ORDERED.map(([, oid]) => oid));
+
+/** OIDs that columnType knows without the catalog. */
+export function isBuiltInType(oid: number): boolean {
+  return SCALARS.has(oid) || ELEMENTS.has(oid);
+}
+
+/**
+ * Schema and encoder of a column. Unknown types become strings with the server's text.
+ * @param typmod atttypmod, -1 for none; for arrays it is the element's.
+ * @param dimensions attndims as declared (0 for scalars). The server does not enforce it: an array value of another
+ *   depth has no JSON form, since it would not fit the schema.
+ */
+export function columnType(
+  typeOid: number,
+  typmod: number,
+  dimensions: number,
+  catalog: TypeCatalog,
+): ColumnType {
+  if (typeOid === NUMERIC_OID) return isWhole(typmod) ? WHOLE_NUMERIC : NUMBER;
+  const scalar = SCALARS.get(typeOid);
+  if (scalar !== undefined) return scalar;
+
+  const type = catalog.get(typeOid);
+  const element = ELEMENTS.get(typeOid) ?? type?.element ?? 0;
+  if (element !== 0) return arrayType(element, typmod, dimensions, catalog);
+  if (type === undefined) return STRING;
+  if (type.base !== 0) {
+    return columnType(type.base, type.baseTypmod, type.baseDimensions, catalog);
+  }
+  // Extensions have no fixed OIDs; hstore is the only one whose text is not what a reader expects.
+  return type.kind === 'b' && type.name === 'hstore' ? HSTORE : STRING;
+}
+
+function arrayType(
+  elementOid: number,
+  typmod: number,
+  dimensions: number,
+  catalog: TypeCatalog,
+): ColumnType {
+  const element = columnType(elementOid, typmod, 0, catalog);
+  const depth = Math.max(1, dimensions);
+  let jsonSchema = element.jsonSchema;
+  for (let wrapped = 0; wrapped < depth; wrapped++)
+    jsonSchema = { type: 'array', items: jsonSchema };
+  // typdelim belongs to the element; box is the only built-in type without a comma.
+  const delimiter = catalog.get(elementOid)?.delimiter ?? (elementOid === BOX_OID ? ';' : ',');
+  return {
+    jsonSchema,
+    encode: arrayEncoder(element.encode, depth, delimiter.charCodeAt(0)),
+  };
+}
+
+/**
+ * numeric(p,s) with s <= 0. The typmod packs p and s (numeric.c, make_numeric_typmod); -1 is plain numeric, which
+ * holds any scale.
+ */
+function isWhole(typmod: number): boolean {
+  if (typmod < 4) return false;
+  const scale = (typmod - 4) & 0x7ff;
+  return scale === 0 || scale >= 0x400;
+}
+
+/**
+ * Whether values of the type can serve as an incremental cursor: orderable scalars, citext, and domains of these.
+ * Not: booleans, enums, ranges, arrays, json, money, binary data, network and geometric types.
+ */
+export function isCursorType(typeOid: number, catalog: TypeCatalog): boolean {
+  if (CURSORS.has(typeOid)) return true;
+  const type = catalog.get(typeOid);
+  if (type === undefined) return false;
+  if (type.kind === 'd') return isCursorType(type.base, catalog);
+  return type.kind === 'b' && type.name === 'citext';
+}

@@ -1,0 +1,296 @@
+/**
+ * The configuration file, validated against spec.json, as a typed `Config`.
+ * Property names are those of Airbyte's Postgres source, so that a configuration saved for it, new or old, is valid here;
+ * this file and the protocol types are the only ones that change snake_case into camelCase.
+ * Defaults live here and not in the validator: a saved configuration is never changed by reading it.
+ */
+import { readFile } from 'node:fs/promises';
+import type { JsonObject } from './airbyte/protocol.ts';
+import { ConnectorError } from './errors.ts';
+import {
+  departures,
+  isJsonObject,
+  type SavedConfig,
+  type SavedReplication,
+  type SavedTls,
+  type SavedTunnel,
+} from './spec.ts';
+
+/** libpq's words: https://www.postgresql.org/docs/current/libpq-ssl.html */
+export type TlsMode = SavedTls['mode'];
+
+type SshServer = { readonly host: string; readonly port: number; readonly user: string };
+
+/** What a command is asked to do; every default is applied, nothing is optional but certificates. */
+export type Config = {
+  readonly hosts: readonly string[];
+  readonly port: number;
+  readonly database: string;
+  /** Empty means every schema that is not the server's own. */
+  readonly schemas: readonly string[];
+  readonly username: string;
+  readonly password: string;
+  readonly tls: {
+    readonly mode: TlsMode;
+    readonly caCertificate?: string;
+    readonly clientCertificate?: string;
+    readonly clientKey?: string;
+    readonly clientKeyPassword?: string;
+  };
+  readonly tunnel:
+    | { readonly method: 'NO_TUNNEL' }
+    | ({ readonly method: 'SSH_KEY_AUTH'; readonly key: string } & SshServer)
+    | ({ readonly method: 'SSH_PASSWORD_AUTH'; readonly password: string } & SshServer);
+  /** Null: `password` is a password. Otherwise it is the client secret of this service principal. */
+  readonly entra: null | { readonly tenantId: string; readonly clientId: string };
+  readonly jdbcUrlParams: string;
+  readonly replication:
+    | {
+        readonly method: 'CDC';
+        readonly slot: string;
+        readonly publication: string;
+        readonly initialWaitingSeconds: number;
+        /** `lsn_commit_behaviour` is 'While reading Data'. */
+        readonly confirmWhileReading: boolean;
+        readonly heartbeatActionQuery: string;
+        readonly resyncOnInvalidPosition: boolean;
+        readonly initialLoadTimeoutHours: number;
+      }
+    | { readonly method: 'Standard' }
+    | { readonly method: 'Xmin' };
+  readonly checkPrivileges: boolean;
+  readonly checkpointTargetIntervalSeconds: number;
+  readonly maxDbConnections: number | null;
+  readonly timescaledb: {
+    readonly support: boolean;
+    readonly chunkDiscoveryIntervalMinutes: number;
+    readonly maxConcurrentChunks: number;
+    readonly chunkCaching: boolean;
+    readonly chunkCacheTtlMinutes: number;
+    readonly maxMemoryMb: number;
+    readonly chunkOrder: 'oldest first' | 'newest first';
+    readonly recordMetadata: boolean;
+  };
+  /** `publication_management` is 'automatic'. */
+  readonly managePublication: boolean;
+};
+
+/** A setting away from its default whose behaviour this version does not have. */
+export type UnsupportedSetting = {
+  readonly property: string;
+  readonly sentence: string;
+  /** 'error': a sync would do something else than asked. 'warning': tuning that changes nothing yet. */
+  readonly severity: 'error' | 'warning';
+};
+
+/** The defaults that `unsupportedSettings` compares with. */
+const TUNING = {
+  chunkDiscoveryIntervalMinutes: 5,
+  chunkCaching: true,
+  chunkCacheTtlMinutes: 10,
+  maxMemoryMb: 512,
+} as const;
+
+/** The `spec` of the SPEC message, which lies beside `src` and `dist` alike. */
+export async function loadSpec(): Promise<JsonObject> {
+  const spec: JsonObject = JSON.parse(
+    await readFile(new URL('../spec.json', import.meta.url), 'utf8'),
+  );
+  return spec;
+}
+
+/**
+ * Reads a file that the platform hands over.
+ * @param what the file's role, for the message: "config", "catalog", "state".
+ */
+export async function readJsonFile(path: string, what: string): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new ConnectorError(`The ${what} file cannot be read: ${reason}.`, {
+      kind: 'config_error',
+      cause: error,
+    });
+  }
+  try {
+    return JSON.parse(text);
+  } catch {
+    // Without its cause: V8's message quotes the text around the mistake, which may be a password.
+    throw new ConnectorError(`The ${what} file is not valid JSON.`, { kind: 'config_error' });
+  }
+}
+
+/**
+ * Turns the content of the configuration file into a `Config`.
+ * Throws one config_error that names every wrong property and shows no value.
+ */
+export function parseConfig(value: unknown, spec: JsonObject): Config {
+  const schema = spec['connectionSpecification'];
+  if (!isJsonObject(schema)) {
+    throw new ConnectorError('spec.json has no connectionSpecification.', { kind: 'system_error' });
+  }
+  const problems = [...departures(value, schema), ...beyondSchema(value)];
+  if (problems.length > 0) {
+    throw new ConnectorError(`The configuration is not valid: ${problems.join('; ')}.`, {
+      kind: 'config_error',
+    });
+  }
+  return withDefaults(value as SavedConfig); // that it is one has just been checked
+}
+
+/** What JSON schema cannot say, or cannot say clearly; looks only at values of the right type. */
+function beyondSchema(value: unknown): readonly string[] {
+  if (!isJsonObject(value)) return [];
+  const problems: string[] = [];
+  const host = value['host'];
+  if (typeof host === 'string' && host !== '' && hostsIn(host).length === 0) {
+    problems.push('`host` must name a server');
+  }
+  if (value['entra_service_principal_auth'] === true) {
+    for (const name of ['entra_tenant_id', 'entra_client_id']) {
+      const given = value[name];
+      if (given === undefined || given === '') {
+        problems.push(`\`${name}\` is missing: logging in through Entra needs it`);
+      }
+    }
+  }
+  const replication = value['replication_method'];
+  const slot = isJsonObject(replication) ? replication['replication_slot'] : undefined;
+  // https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION
+  const isCdc = isJsonObject(replication) && replication['method'] === 'CDC';
+  if (isCdc && typeof slot === 'string' && slot !== '' && !/^[a-z0-9_]{1,63}$/.test(slot)) {
+    problems.push(
+      '`replication_method.replication_slot` may hold only lower-case letters, digits and underscores, at most 63 of them',
+    );
+  }
+  return problems;
+}
+
+function hostsIn(list: string): readonly string[] {
+  return list
+    .split(',')
+    .map((host) => host.trim())
+    .filter((host) => host !== '');
+}
+
+function withDefaults(saved: SavedConfig): Config {
+  return {
+    hosts: hostsIn(saved.host),
+    port: saved.port,
+    database: saved.database,
+    schemas: saved.schemas ?? [],
+    username: saved.username,
+    password: saved.password ?? '',
+    tls: tlsOf(saved),
+    tunnel: tunnelOf(saved.tunnel_method),
+    entra:
+      saved.entra_service_principal_auth === true
+        ? { tenantId: saved.entra_tenant_id ?? '', clientId: saved.entra_client_id ?? '' }
+        : null,
+    jdbcUrlParams: saved.jdbc_url_params ?? '',
+    replication: replicationOf(saved.replication_method),
+    checkPrivileges: saved.check_privileges ?? true,
+    checkpointTargetIntervalSeconds: saved.checkpoint_target_interval_seconds ?? 300,
+    maxDbConnections: saved.max_db_connections ?? null,
+    timescaledb: {
+      support: saved.timescaledb_support ?? true,
+      chunkDiscoveryIntervalMinutes:
+        saved.timescaledb_chunk_discovery_interval_minutes ?? TUNING.chunkDiscoveryIntervalMinutes,
+      maxConcurrentChunks: saved.timescaledb_max_concurrent_chunks ?? 2,
+      chunkCaching: saved.timescaledb_enable_chunk_caching ?? TUNING.chunkCaching,
+      chunkCacheTtlMinutes:
+        saved.timescaledb_chunk_cache_ttl_minutes ?? TUNING.chunkCacheTtlMinutes,
+      maxMemoryMb: saved.timescaledb_max_memory_mb ?? TUNING.maxMemoryMb,
+      chunkOrder: saved.timescaledb_chunk_order ?? 'oldest first',
+      recordMetadata: saved.timescaledb_record_metadata ?? false,
+    },
+    managePublication: saved.publication_management !== 'verify only',
+  };
+}
+
+function tlsOf(saved: SavedConfig): Config['tls'] {
+  // Old configurations say `ssl: true` and no mode: whoever asked for TLS must not silently get less.
+  const tls: SavedTls = saved.ssl_mode ?? { mode: saved.ssl === true ? 'require' : 'prefer' };
+  // Forms save a field that was opened and left empty as ''.
+  return {
+    mode: tls.mode,
+    ...(tls.ca_certificate ? { caCertificate: tls.ca_certificate } : {}),
+    ...(tls.client_certificate ? { clientCertificate: tls.client_certificate } : {}),
+    ...(tls.client_key ? { clientKey: tls.client_key } : {}),
+    ...(tls.client_key_password ? { clientKeyPassword: tls.client_key_password } : {}),
+  };
+}
+
+function tunnelOf(saved: SavedTunnel | undefined): Config['tunnel'] {
+  if (saved === undefined || saved.tunnel_method === 'NO_TUNNEL') return { method: 'NO_TUNNEL' };
+  const server = { host: saved.tunnel_host, port: saved.tunnel_port, user: saved.tunnel_user };
+  return saved.tunnel_method === 'SSH_KEY_AUTH'
+    ? { method: 'SSH_KEY_AUTH', ...server, key: saved.ssh_key }
+    : { method: 'SSH_PASSWORD_AUTH', ...server, password: saved.tunnel_user_password };
+}
+
+function replicationOf(saved: SavedReplication | undefined): Config['replication'] {
+  // Absent is Standard, as Airbyte's older Postgres source took it.
+  if (saved === undefined) return { method: 'Standard' };
+  if (saved.method !== 'CDC') return { method: saved.method };
+  return {
+    method: 'CDC',
+    slot: saved.replication_slot,
+    publication: saved.publication,
+    initialWaitingSeconds: saved.initial_waiting_seconds ?? 1200,
+    confirmWhileReading: saved.lsn_commit_behaviour === 'While reading Data',
+    heartbeatActionQuery: saved.heartbeat_action_query ?? '',
+    resyncOnInvalidPosition: saved.invalid_cdc_cursor_position_behavior === 'Re-sync data',
+    initialLoadTimeoutHours: saved.initial_load_timeout_hours ?? 8,
+  };
+}
+
+/** What `check` must refuse, or warn about, because this version does not do it yet. */
+export function unsupportedSettings(config: Config): readonly UnsupportedSetting[] {
+  const { replication, timescaledb } = config;
+  const cdc = replication.method === 'CDC' ? replication : undefined;
+  const found: UnsupportedSetting[] = [];
+  const refuse = (isSet: boolean, property: string, wayOut: string): void => {
+    const sentence = `\`${property}\` ${wayOut}`;
+    if (isSet) found.push({ property, severity: 'error', sentence });
+  };
+  const warn = (isSet: boolean, property: string): void => {
+    const sentence = `\`${property}\` has no effect in this version: its default applies.`;
+    if (isSet) found.push({ property, severity: 'warning', sentence });
+  };
+  const unsupported = 'is not supported by this version:';
+  refuse(config.hosts.length > 1, 'host', `with several hosts ${unsupported} name one.`);
+  refuse(config.entra !== null, 'entra_service_principal_auth', `${unsupported} switch it off.`);
+  refuse(config.tunnel.method !== 'NO_TUNNEL', 'tunnel_method', `${unsupported} set NO_TUNNEL.`);
+  refuse(config.jdbcUrlParams !== '', 'jdbc_url_params', `${unsupported} remove it.`);
+  refuse(
+    replication.method === 'Xmin',
+    'replication_method',
+    `Xmin ${unsupported} choose CDC or Standard.`,
+  );
+  refuse(
+    cdc?.confirmWhileReading === true,
+    'replication_method.lsn_commit_behaviour',
+    `"While reading Data" ${unsupported} choose "After loading Data in the destination".`,
+  );
+  refuse(
+    cdc !== undefined && cdc.heartbeatActionQuery !== '',
+    'replication_method.heartbeat_action_query',
+    `${unsupported} remove it.`,
+  );
+  warn(config.maxDbConnections !== null, 'max_db_connections');
+  warn(
+    timescaledb.chunkDiscoveryIntervalMinutes !== TUNING.chunkDiscoveryIntervalMinutes,
+    'timescaledb_chunk_discovery_interval_minutes',
+  );
+  warn(timescaledb.chunkCaching !== TUNING.chunkCaching, 'timescaledb_enable_chunk_caching');
+  warn(
+    timescaledb.chunkCacheTtlMinutes !== TUNING.chunkCacheTtlMinutes,
+    'timescaledb_chunk_cache_ttl_minutes',
+  );
+  warn(timescaledb.maxMemoryMb !== TUNING.maxMemoryMb, 'timescaledb_max_memory_mb');
+  warn(timescaledb.recordMetadata, 'timescaledb_record_metadata');
+  return found;
+}

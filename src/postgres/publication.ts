@@ -1,0 +1,172 @@
+/**
+ * The publication: what it covers, and adding to it. Never ALL TABLES and never a schema: both break statements of the
+ * database's owner (refreshes of continuous aggregates, create_hypertable).
+ */
+import pg from 'pg';
+import { ConnectorError, errorCode } from '../errors.ts';
+
+const ident = pg.escapeIdentifier;
+
+export type PublicationStatus = {
+  readonly oid: number;
+  readonly allTables: boolean;
+  readonly insert: boolean;
+  readonly update: boolean;
+  readonly delete: boolean;
+  readonly truncate: boolean;
+  readonly viaRoot: boolean;
+  /** Whether the role may alter it. */
+  readonly ours: boolean;
+};
+
+export type TableName = { readonly oid: number; readonly schema: string; readonly name: string };
+
+/** Tables without a usable replica identity are published with inserts only: with updates or deletes the owner's own statements would fail. */
+export function insertsPublication(publication: string): string {
+  return `${publication.slice(0, 55)}_inserts`;
+}
+
+export async function publicationStatus(
+  client: pg.ClientBase,
+  publication: string,
+): Promise<PublicationStatus | null> {
+  const { rows } = await client.query<PublicationStatus>(
+    `SELECT p.oid::int8::int4 AS oid, p.puballtables AS "allTables", p.pubinsert AS insert, p.pubupdate AS update,
+            p.pubdelete AS delete, p.pubtruncate AS truncate, p.pubviaroot AS "viaRoot",
+            pg_catalog.pg_has_role(p.pubowner, 'MEMBER') AS ours
+       FROM pg_catalog.pg_publication p WHERE p.pubname = $1`,
+    [publication],
+  );
+  return rows[0] ?? null;
+}
+
+/** OIDs of all relations that the publications publish, leaf partitions included. One query. */
+export async function publishedRelations(
+  client: pg.ClientBase,
+  publications: readonly string[],
+): Promise<ReadonlySet<number>> {
+  const { rows } = await client.query<{ oid: string }>(
+    `SELECT c.oid::text AS oid
+       FROM pg_catalog.pg_publication_tables t
+       JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+       JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+      WHERE t.pubname = ANY ($1)`,
+    [publications],
+  );
+  return new Set(rows.map(({ oid }) => Number(oid)));
+}
+
+/** SQL that makes the publication of the given kind, empty. */
+export function createPublicationSql(publication: string, kind: 'all changes' | 'inserts'): string {
+  const publish = kind === 'inserts' ? 'insert, truncate' : 'insert, update, delete, truncate';
+  return `CREATE PUBLICATION ${ident(publication)} WITH (publish = '${publish}')`;
+}
+
+/** SQL that adds tables: ONLY, since chunks are added one by one and a tiered chunk would make the whole fail. */
+export function addTablesSql(publication: string, tables: readonly TableName[]): string {
+  const list = tables.map(({ schema, name }) => `TABLE ONLY ${ident(schema)}.${ident(name)}`);
+  return `ALTER PUBLICATION ${ident(publication)} ADD ${list.join(', ')}`;
+}
+
+/** Few enough for the server's lock table: each takes a lock until the statement ends. */
+const TABLES_PER_STATEMENT = 200;
+const LOCK_ATTEMPTS = 6;
+
+/**
+ * Adds tables to a publication, some hundred at a time. A table that vanished or was added meanwhile is passed over.
+ * @throws ConnectorError (transient) when DDL or maintenance keeps a table locked; errors of the server otherwise.
+ */
+export async function addTables(
+  client: pg.ClientBase,
+  publication: string,
+  tables: readonly TableName[],
+): Promise<void> {
+  for (let at = 0; at < tables.length; at += TABLES_PER_STATEMENT) {
+    const batch = tables.slice(at, at + TABLES_PER_STATEMENT);
+    const code = await tryAdd(client, publication, batch);
+    if (code === null) continue;
+    for (const table of batch) await addOne(client, publication, table);
+  }
+}
+
+/** @returns null, or the SQLSTATE for which adding one by one is worth a try. */
+async function tryAdd(
+  client: pg.ClientBase,
+  publication: string,
+  tables: readonly TableName[],
+): Promise<string | null> {
+  try {
+    await client.query(`SET lock_timeout = '5s'`);
+    await client.query(addTablesSql(publication, tables));
+    return null;
+  } catch (error) {
+    const code = errorCode(error);
+    if (RETRY_ONE_BY_ONE.has(code)) return code;
+    throw error;
+  } finally {
+    await client.query('SET lock_timeout = 0').catch(() => undefined);
+  }
+}
+
+const LOCK_NOT_AVAILABLE = '55P03';
+const DUPLICATE_OBJECT = '42710';
+const UNDEFINED_TABLE = '42P01';
+const RETRY_ONE_BY_ONE = new Set([LOCK_NOT_AVAILABLE, DUPLICATE_OBJECT, UNDEFINED_TABLE]);
+
+async function addOne(client: pg.ClientBase, publication: string, table: TableName): Promise<void> {
+  for (let attempt = 1; attempt <= LOCK_ATTEMPTS; attempt += 1) {
+    const code = await tryAdd(client, publication, [table]);
+    if (code !== LOCK_NOT_AVAILABLE) return;
+  }
+  throw new ConnectorError(
+    `${table.schema}.${table.name} could not be added to the publication ${publication}: DDL or maintenance keeps it locked.`,
+    { kind: 'transient_error' },
+  );
+}
+
+const WRITER_WAIT_MS = 15 * 60_000;
+
+/**
+ * Waits until every transaction that could have written to the tables before now has ended. A transaction that straddles
+ * the moment at which its table was published is sent by halves; once it has ended, a read sees all of it.
+ * @throws ConnectorError (transient) naming the sessions when one does not end.
+ */
+export async function awaitWriters(client: pg.ClientBase, oids: readonly number[]): Promise<void> {
+  if (oids.length === 0) return;
+  let waiting = await writers(client, oids, null);
+  const begun = Date.now();
+  for (let pause = 20; waiting.length > 0; pause = Math.min(pause * 2, 1000)) {
+    if (Date.now() - begun > WRITER_WAIT_MS) {
+      const pids = waiting.map(({ pid }) => pid).join(', ');
+      throw new ConnectorError(
+        `Transactions that write to tables which were just published do not end (server processes ${pids}).`,
+        { kind: 'transient_error', fix: 'End them, or try again when they have ended.' },
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    waiting = await writers(
+      client,
+      oids,
+      waiting.map(({ vxid }) => vxid),
+    );
+  }
+}
+
+/** The virtual transactions, of those given, that hold a lock which writing takes. */
+async function writers(
+  client: pg.ClientBase,
+  oids: readonly number[],
+  among: readonly string[] | null,
+): Promise<readonly { readonly vxid: string; readonly pid: number }[]> {
+  const { rows } = await client.query<{ vxid: string; pid: number }>(
+    `SELECT DISTINCT l.virtualtransaction AS vxid, l.pid
+       FROM pg_catalog.pg_locks l
+      WHERE l.locktype = 'relation' AND l.granted
+        AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+        AND l.relation = ANY ($1::oid[])
+        AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+        AND ($2::text[] IS NULL OR l.virtualtransaction = ANY ($2::text[]))`,
+    [oids, among],
+  );
+  return rows;
+}

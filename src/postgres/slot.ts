@@ -1,0 +1,166 @@
+/**
+ * The replication slot: looked at, created, confirmed once per sync, and copied. A sync reads a *temporary copy*, so
+ * whatever it reads, the slot itself stays where the last stored STATE is; the copy dies with its session.
+ * https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION
+ */
+import { randomBytes } from 'node:crypto';
+import type { ClientBase } from 'pg';
+import { ConnectorError, errorCode } from '../errors.ts';
+import { formatLsn, type Lsn, parseLsn } from './lsn.ts';
+
+export type SlotStatus = {
+  readonly plugin: string | null;
+  readonly database: string | null;
+  readonly active: boolean;
+  /** reserved, extended, unreserved or lost; null where it reserves nothing. */
+  readonly walStatus: string | null;
+  readonly invalidationReason: string | null;
+  readonly confirmed: Lsn | null;
+  readonly restart: Lsn | null;
+};
+
+/** The slot as the server sees it, null where there is none of that name. */
+export async function slotStatus(client: ClientBase, slot: string): Promise<SlotStatus | null> {
+  const { rows } = await client.query<{
+    plugin: string | null;
+    database: string | null;
+    active: boolean;
+    wal_status: string | null;
+    reason: string | null;
+    confirmed: string | null;
+    restart: string | null;
+  }>(
+    // invalidation_reason exists since PostgreSQL 17: taken from the row as JSON, so that older servers need no other query.
+    `SELECT s.plugin, s.database, s.active, s.wal_status,
+            to_jsonb(s) ->> 'invalidation_reason' AS reason,
+            s.confirmed_flush_lsn::text AS confirmed, s.restart_lsn::text AS restart
+       FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`,
+    [slot],
+  );
+  const row = rows[0];
+  if (row === undefined) return null;
+  return {
+    plugin: row.plugin,
+    database: row.database,
+    active: row.active,
+    walStatus: row.wal_status,
+    invalidationReason: row.reason,
+    confirmed: row.confirmed === null ? null : parseLsn(row.confirmed),
+    restart: row.restart === null ? null : parseLsn(row.restart),
+  };
+}
+
+/**
+ * Creates the slot. The server waits for every transaction that is writing at that moment.
+ * @param waitSeconds how long to wait for them.
+ * @returns its consistent point: the stream begins there.
+ * @throws ConnectorError (transient) when those transactions last longer; (config) when no slot is free.
+ */
+export async function createSlot(
+  client: ClientBase,
+  slot: string,
+  waitSeconds: number,
+): Promise<Lsn> {
+  await client.query(`SET statement_timeout = ${Math.trunc(waitSeconds * 1000)}`);
+  try {
+    const { rows } = await client.query<{ lsn: string }>(
+      `SELECT lsn::text AS lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`,
+      [slot],
+    );
+    return parseLsn(rows[0]?.lsn ?? '');
+  } catch (error) {
+    throw explainCreation(error, slot, waitSeconds);
+  } finally {
+    await client.query('SET statement_timeout = 0').catch(() => undefined);
+  }
+}
+
+function explainCreation(error: unknown, slot: string, waitSeconds: number): unknown {
+  const code = errorCode(error);
+  if (code === '57014') {
+    return new ConnectorError(
+      `The replication slot ${slot} could not be created within ${waitSeconds} s: a transaction that writes has been open all the time.`,
+      {
+        kind: 'transient_error',
+        fix: 'Find it with SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; and end it.',
+        cause: error,
+      },
+    );
+  }
+  if (code === '53400') {
+    return new ConnectorError('The server has no free replication slot.', {
+      kind: 'config_error',
+      fix: 'Raise max_replication_slots (the connector needs one, and one more while it reads), or drop slots that nobody uses.',
+      cause: error,
+    });
+  }
+  return error;
+}
+
+/** Tells the server that it may forget what lies before `lsn`. Does nothing where the slot is there already. */
+export async function confirmSlot(client: ClientBase, slot: string, lsn: Lsn): Promise<void> {
+  await client.query(
+    `SELECT pg_catalog.pg_replication_slot_advance(slot_name, $2::pg_lsn)
+       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn < $2::pg_lsn`,
+    [slot, formatLsn(lsn)],
+  );
+}
+
+/** @returns the name of a temporary copy that lives as long as this session. */
+export async function copySlot(client: ClientBase, slot: string): Promise<string> {
+  const copy = `${slot.slice(0, 46)}_${randomBytes(8).toString('hex')}`;
+  try {
+    await client.query(
+      'SELECT pg_catalog.pg_copy_logical_replication_slot($1::name, $2::name, true)',
+      [slot, copy],
+    );
+  } catch (error) {
+    throw explainCreation(error, slot, 0);
+  }
+  return copy;
+}
+
+export async function dropSlot(client: ClientBase, slot: string): Promise<void> {
+  await client.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot]);
+}
+
+export type ServerIdentity = { readonly systemIdentifier: string; readonly timeline: number };
+
+/** Which cluster this is, and which of its histories. */
+export async function serverIdentity(client: ClientBase): Promise<ServerIdentity> {
+  const { rows } = await client.query<{ id: string; timeline: number }>(
+    `SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS id,
+            (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline`,
+  );
+  return { systemIdentifier: rows[0]?.id ?? '', timeline: rows[0]?.timeline ?? 0 };
+}
+
+const PAGE_BYTES = 8192n;
+/** The largest header of a WAL page: an insert position may stand behind it while the flush position stands before it. */
+const PAGE_HEADER_BYTES = 40n;
+const FLUSH_WAIT_MS = 10_000;
+
+/**
+ * A target for reading: everything visible now has its commit before it. Waits until that much WAL is on disk, since
+ * decoding reads no further (commits with synchronous_commit = off are visible before).
+ */
+export async function targetLsn(client: ClientBase): Promise<Lsn> {
+  const begun = Date.now();
+  let target: Lsn | null = null;
+  for (;;) {
+    const { rows } = await client.query<{ insert: string; flush: string }>(
+      'SELECT pg_catalog.pg_current_wal_insert_lsn()::text AS insert, pg_catalog.pg_current_wal_flush_lsn()::text AS flush',
+    );
+    target ??= parseLsn(rows[0]?.insert ?? '');
+    const flushed = parseLsn(rows[0]?.flush ?? '');
+    const atPageStart = flushed % PAGE_BYTES === 0n && target - flushed <= PAGE_HEADER_BYTES;
+    if (flushed >= target || atPageStart) return atPageStart ? flushed : target;
+    if (Date.now() - begun > FLUSH_WAIT_MS) {
+      throw new ConnectorError('The server did not flush its WAL in time.', {
+        kind: 'transient_error',
+        fix: 'Its disk or WAL writer is stalled; try again later.',
+      });
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

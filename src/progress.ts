@@ -1,0 +1,174 @@
+/**
+ * How far a stream has been read, and what one more step makes of it. Pure values and functions: no SQL, no clock.
+ *
+ * A hypertable's progress does not grow with its chunks. A chunk counts as done when its id existed at the last
+ * judgement *and* its present range lies inside what was read: a merge, a split or a roll-up changes the range, so the
+ * chunk is read again. Ids of one hypertable are given out in the order of commits, because TimescaleDB holds a lock on
+ * the hypertable from a chunk's creation to the end of the transaction: no lower id can turn up later.
+ */
+import type { Lsn } from './postgres/lsn.ts';
+
+/** Half-open, in TimescaleDB's internal unit (microseconds since 1970 for time, the value itself for integers). */
+export type Interval = { readonly rangeStart: bigint; readonly rangeEnd: bigint };
+
+/** A chunk as progress sees it: its id and the range of its first open dimension. */
+export type ChunkRange = Interval & { readonly id: number };
+
+/** What a read saw (`pg_current_snapshot()` as text), needed until the stream has passed `until`. */
+export type Seen = { readonly visibility: string; readonly until: Lsn };
+
+export type HypertableProgress = {
+  readonly kind: 'hypertable';
+  readonly complete: boolean;
+  readonly hypertableId: number;
+  /** Where its chunks are made and how their names begin: places a dropped chunk of which only WAL is left. */
+  readonly chunkSchema: string;
+  readonly chunkPrefix: string;
+  /** Chunks with a greater id did not exist at the last judgement. */
+  readonly chunkIdMax: number;
+  /** Ascending, disjoint, not touching. */
+  readonly covered: readonly Interval[];
+  /** Chunks done whose range is not in `covered` yet: at most some space partitions of one time slice. */
+  readonly read: readonly ChunkRange[];
+  /** By chunk OID. */
+  readonly seen: ReadonlyMap<number, Seen>;
+};
+
+export type TableProgress = {
+  readonly kind: 'table';
+  readonly complete: boolean;
+  /** The one visibility of the whole table: rows of later transactions come from the stream only. Null before it is taken. */
+  readonly seen: Seen | null;
+  /** OID of the table, or of the leaf partition at hand: leaves are read in the order of their OIDs. */
+  readonly relation: number;
+  /** Changes when the table is rewritten: ctids mean nothing then. */
+  readonly filenode: number;
+  /** The first page that is not read. */
+  readonly page: number;
+};
+
+export type Progress = HypertableProgress | TableProgress;
+
+/** Above this many intervals, gaps without any chunk are closed too, so that sparse data cannot make the state grow. */
+const MAX_INTERVALS = 100;
+
+export function startHypertable(
+  hypertable: { readonly id: number; readonly chunkSchema: string; readonly chunkPrefix: string },
+  chunks: readonly ChunkRange[],
+): HypertableProgress {
+  return {
+    kind: 'hypertable',
+    complete: false,
+    hypertableId: hypertable.id,
+    chunkSchema: hypertable.chunkSchema,
+    chunkPrefix: hypertable.chunkPrefix,
+    chunkIdMax: chunks.reduce((max, chunk) => Math.max(max, chunk.id), 0),
+    covered: [],
+    read: [],
+    seen: new Map(),
+  };
+}
+
+export function startTable(): TableProgress {
+  return { kind: 'table', complete: false, seen: null, relation: 0, filenode: 0, page: 0 };
+}
+
+/** Whether a chunk, as it is now, needs no read any more. */
+export function isDone(progress: HypertableProgress, chunk: ChunkRange): boolean {
+  const inside = (range: Interval): boolean =>
+    range.rangeStart <= chunk.rangeStart && chunk.rangeEnd <= range.rangeEnd;
+  if (chunk.id <= progress.chunkIdMax && progress.covered.some(inside)) return true;
+  return progress.read.some((read) => read.id === chunk.id && inside(read));
+}
+
+/** The chunks that are left to read, in the order given. */
+export function pendingChunks<C extends ChunkRange>(
+  progress: HypertableProgress,
+  chunks: readonly C[],
+): readonly C[] {
+  return chunks.filter((chunk) => !isDone(progress, chunk));
+}
+
+/**
+ * A chunk is done: read as a whole, or streamed since its birth (then without `seen`).
+ * @param chunks every chunk of the hypertable that exists now.
+ */
+export function chunkDone(
+  progress: HypertableProgress,
+  chunk: ChunkRange & { readonly oid: number },
+  seen: Seen | null,
+  chunks: readonly ChunkRange[],
+): HypertableProgress {
+  const seenNow = new Map(progress.seen);
+  if (seen === null) seenNow.delete(chunk.oid);
+  else seenNow.set(chunk.oid, seen);
+  const read = progress.read.filter((other) => other.id !== chunk.id);
+  const { id, rangeStart, rangeEnd } = chunk;
+  return absorb({ ...progress, read: [...read, { id, rangeStart, rangeEnd }], seen: seenNow }, chunks);
+}
+
+/** Moves ranges from `read` into `covered` where no chunk that is left to read lies in them. */
+function absorb(progress: HypertableProgress, chunks: readonly ChunkRange[]): HypertableProgress {
+  const pending = pendingChunks(progress, chunks);
+  const free = progress.read.filter((read) => !pending.some((chunk) => overlaps(chunk, read)));
+  const covered = union([...progress.covered, ...free], pending);
+  // A pending chunk inside the covered time (another space partition) must stay above chunkIdMax.
+  const hidden = pending.filter((chunk) =>
+    covered.some((range) => range.rangeStart <= chunk.rangeStart && chunk.rangeEnd <= range.rangeEnd),
+  );
+  const limit = hidden.reduce((min, chunk) => Math.min(min, chunk.id - 1), Infinity);
+  const newest = chunks.reduce((max, chunk) => Math.max(max, chunk.id), progress.chunkIdMax);
+  const highest = progress.read.reduce((max, read) => Math.max(max, read.id), newest);
+  const chunkIdMax = Math.max(progress.chunkIdMax, Math.min(highest, limit));
+  return {
+    ...progress,
+    chunkIdMax,
+    covered,
+    read: progress.read.filter((read) => !free.includes(read) || read.id > chunkIdMax),
+  };
+}
+
+function overlaps(a: Interval, b: Interval): boolean {
+  return a.rangeStart < b.rangeEnd && b.rangeStart < a.rangeEnd;
+}
+
+/** Joins what touches; beyond MAX_INTERVALS also over gaps in which no chunk is left to read. */
+function union(ranges: readonly Interval[], pending: readonly Interval[]): readonly Interval[] {
+  const sorted = ranges.toSorted((a, b) => (a.rangeStart < b.rangeStart ? -1 : a.rangeStart > b.rangeStart ? 1 : 0));
+  const joined = join(sorted, (gap) => gap.rangeStart >= gap.rangeEnd);
+  if (joined.length <= MAX_INTERVALS) return joined;
+  return join(
+    joined,
+    (gap) => gap.rangeStart >= gap.rangeEnd || !pending.some((chunk) => overlaps(chunk, gap)),
+  );
+}
+
+function join(sorted: readonly Interval[], closes: (gap: Interval) => boolean): Interval[] {
+  const joined: Interval[] = [];
+  for (const range of sorted) {
+    const last = joined.at(-1);
+    if (last !== undefined && closes({ rangeStart: last.rangeEnd, rangeEnd: range.rangeStart })) {
+      joined[joined.length - 1] = {
+        rangeStart: last.rangeStart,
+        rangeEnd: range.rangeEnd > last.rangeEnd ? range.rangeEnd : last.rangeEnd,
+      };
+    } else joined.push({ rangeStart: range.rangeStart, rangeEnd: range.rangeEnd });
+  }
+  return joined;
+}
+
+/** Forgets visibilities that the stream has passed: every transaction visible in them lies before `position`. */
+export function forgetSeen<P extends Progress>(progress: P, position: Lsn): P {
+  if (progress.kind === 'table') {
+    // While slices are left the visibility is still what filters them.
+    const passed = progress.complete && progress.seen !== null && progress.seen.until <= position;
+    return passed ? { ...progress, seen: null } : progress;
+  }
+  const seen = new Map([...progress.seen].filter(([, { until }]) => until > position));
+  return seen.size === progress.seen.size ? progress : { ...progress, seen };
+}
+
+/** Everything that existed is read, or comes from the stream. */
+export function completed<P extends Progress>(progress: P): P {
+  return { ...progress, complete: true };
+}

@@ -1,0 +1,298 @@
+/**
+ * Reads existing rows: a chunk as a whole, a table in slices of pages, each in a short transaction of its own.
+ *
+ * The order inside a transaction is what makes a chunk's read whole: lock, then bind the reading statement (its snapshot
+ * and plan are made together), then compare the chunk's status as of that snapshot with the newest one, and only then
+ * let rows flow. TimescaleDB plans with the newest system catalog but executes with the snapshot, so a chunk compressed
+ * between the two would silently lack rows. See docs/consistency.md.
+ */
+import type { Client } from 'pg';
+import pg from 'pg';
+import { ConnectorError, errorCode } from './errors.ts';
+import { bindPortal, executePortal, type RowHandler } from './postgres/hot-reader.ts';
+import { parseLsn } from './postgres/lsn.ts';
+import { parseVisibility } from './postgres/visibility.ts';
+import type { Seen } from './progress.ts';
+import type { Chunk } from './timescaledb/chunks.ts';
+
+const ident = pg.escapeIdentifier;
+
+/** What to select, and a condition on it ($1... are `values`). */
+export type Selection = {
+  readonly columns: readonly string[];
+  readonly where: string | null;
+  readonly values: readonly (string | null)[];
+};
+
+export type ChunkRead =
+  | { readonly kind: 'read'; readonly seen: Seen; readonly rows: number }
+  /** Dropped or detached since it was listed: its rows are not in the hypertable any more. */
+  | { readonly kind: 'gone' };
+
+const LOCK_NOT_AVAILABLE = '55P03';
+const UNDEFINED_TABLE = '42P01';
+const DEADLOCK = '40P01';
+const ATTEMPTS = 40;
+/** Shorter than deadlock_timeout would be useless, longer would let writers queue behind us. */
+const BEGIN = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '5s'`;
+
+/**
+ * Reads one chunk whole or not at all; begins again while maintenance changes it.
+ * @param checkSql `chunkCheckSql` of this server. @param onRow is not called before the check has passed.
+ * @throws ConnectorError (transient) when the chunk stays locked or keeps changing.
+ */
+export async function readChunk(
+  client: Client,
+  chunk: Chunk,
+  selection: Selection,
+  checkSql: string,
+  onRow: RowHandler,
+): Promise<ChunkRead> {
+  let target: { readonly schema: string; readonly name: string } = chunk;
+  let reason = '';
+  for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
+    if (attempt > 0) await pause(Math.min(2000, 25 * 2 ** attempt));
+    try {
+      const read = await attemptChunk(client, chunk, target, selection, checkSql, onRow);
+      if (read !== null) return read;
+      reason = 'it was compressed or recompressed each time';
+    } catch (error) {
+      const code = errorCode(error);
+      if (code === UNDEFINED_TABLE) {
+        await client.query('ROLLBACK');
+        const renamed = await nameOf(client, chunk.oid);
+        if (renamed === null) return { kind: 'gone' };
+        target = renamed;
+      } else if (code === LOCK_NOT_AVAILABLE || code === DEADLOCK) {
+        await client.query('ROLLBACK');
+        reason = 'DDL or maintenance kept it locked';
+      } else throw error;
+    }
+  }
+  throw new ConnectorError(
+    `The chunk ${chunk.schema}.${chunk.name} could not be read: ${reason}.`,
+    { kind: 'transient_error', fix: 'The next attempt goes on with it.' },
+  );
+}
+
+/** @returns null when the chunk changed between snapshot and plan; nothing was emitted then. */
+async function attemptChunk(
+  client: Client,
+  chunk: Chunk,
+  target: { readonly schema: string; readonly name: string },
+  selection: Selection,
+  checkSql: string,
+  onRow: RowHandler,
+): Promise<ChunkRead | null> {
+  const relation = `${ident(target.schema)}.${ident(target.name)}`;
+  // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
+  const lock = chunk.foreign ? '' : `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`;
+  await client.query(`${BEGIN}${lock}`);
+  await bindPortal(client, 'rows', selectSql(relation, selection), selection.values);
+  const { rows } = await client.query<{
+    snapshot: string;
+    lsn: string;
+    status: number | null;
+    latest: number | null;
+  }>(checkSql, [chunk.oid]);
+  const check = rows[0];
+  if (check === undefined || check.status !== check.latest) {
+    await client.query('ROLLBACK');
+    return null;
+  }
+  if (check.status === null) {
+    await client.query('ROLLBACK');
+    return { kind: 'gone' };
+  }
+  const count = await executePortal(client, 'rows', onRow);
+  await client.query('COMMIT');
+  return {
+    kind: 'read',
+    seen: { visibility: check.snapshot, until: parseLsn(check.lsn) },
+    rows: count,
+  };
+}
+
+function selectSql(relation: string, selection: Selection): string {
+  // A row without any selected column still counts as a row.
+  const columns = selection.columns.map((name) => ident(name)).join(', ');
+  const where = selection.where === null ? '' : ` WHERE ${selection.where}`;
+  return `SELECT ${columns} FROM ${relation}${where}`;
+}
+
+async function nameOf(
+  client: Client,
+  oid: number,
+): Promise<{ readonly schema: string; readonly name: string } | null> {
+  const { rows } = await client.query<{ schema: string; name: string }>(
+    `SELECT n.nspname AS schema, c.relname AS name
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`,
+    [oid],
+  );
+  return rows[0] ?? null;
+}
+
+/** A table, or a leaf partition, as slices are read from it. */
+export type SliceSource = {
+  readonly oid: number;
+  readonly schema: string;
+  readonly name: string;
+  /** Whether it can be read by ranges of ctid. */
+  readonly heap: boolean;
+};
+
+export type Slice = {
+  readonly fromPage: number;
+  /** The first page of the next slice; null: to the end of the table. */
+  readonly toPage: number | null;
+  /** Only rows that this visibility sees: the stream brings those of later transactions. Null: every row. */
+  readonly within: string | null;
+};
+
+export type SliceRead =
+  | {
+      readonly kind: 'read';
+      readonly seen: Seen;
+      readonly rows: number;
+      readonly filenode: number;
+    }
+  /** The table was rewritten since `filenode` was taken: ctids mean nothing any more. */
+  | { readonly kind: 'rewritten'; readonly filenode: number }
+  | { readonly kind: 'gone' };
+
+/**
+ * Reads one slice.
+ * @param filenode what the table's file was when its first slice was read; 0 for the first slice.
+ * @param others relations whose writers matter for `seen` besides the source itself: the other leaves.
+ * @param quiet ask for a visibility without writers in subtransactions (see `isQuiet`).
+ */
+export async function readSlice(
+  client: Client,
+  source: SliceSource,
+  slice: Slice,
+  selection: Selection,
+  filenode: number,
+  quiet: readonly number[] | null,
+  onRow: RowHandler,
+): Promise<SliceRead> {
+  for (let attempt = 0; ; attempt += 1) {
+    if (attempt > 0) await pause(Math.min(1000, 25 * 2 ** attempt));
+    const last = attempt >= ATTEMPTS;
+    try {
+      const read = await attemptSlice(client, source, slice, selection, filenode, onRow, async () =>
+        quiet === null || attempt >= QUIET_ATTEMPTS ? true : isQuiet(client, quiet),
+      );
+      if (read !== null) return read;
+    } catch (error) {
+      const code = errorCode(error);
+      if (code === UNDEFINED_TABLE) {
+        await client.query('ROLLBACK');
+        return { kind: 'gone' };
+      }
+      if (last || (code !== LOCK_NOT_AVAILABLE && code !== DEADLOCK)) throw error;
+      await client.query('ROLLBACK');
+    }
+  }
+}
+
+const QUIET_ATTEMPTS = 8;
+
+async function attemptSlice(
+  client: Client,
+  source: SliceSource,
+  slice: Slice,
+  selection: Selection,
+  filenode: number,
+  onRow: RowHandler,
+  accept: () => Promise<boolean>,
+): Promise<SliceRead | null> {
+  const relation = `${ident(source.schema)}.${ident(source.name)}`;
+  const lock = source.heap ? `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE` : '';
+  await client.query(`${BEGIN}${lock}`);
+  const narrowed = { ...selection, where: conditions(source, slice, selection) };
+  const only = source.heap ? `ONLY ${relation}` : relation;
+  await bindPortal(client, 'rows', selectSql(only, narrowed), selection.values);
+  const { rows } = await client.query<{ snapshot: string; lsn: string; filenode: string | null }>(
+    `SELECT pg_catalog.pg_current_snapshot()::text AS snapshot,
+            CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                 ELSE pg_catalog.pg_current_wal_insert_lsn() END::text AS lsn,
+            pg_catalog.pg_relation_filenode($1::oid)::text AS filenode`,
+    [source.oid],
+  );
+  const check = rows[0];
+  const now = Number(check?.filenode ?? 0);
+  if (check === undefined || (filenode !== 0 && now !== filenode)) {
+    await client.query('ROLLBACK');
+    return { kind: 'rewritten', filenode: now };
+  }
+  if (!(await accept())) {
+    await client.query('ROLLBACK');
+    return null;
+  }
+  const count = await executePortal(client, 'rows', onRow);
+  await client.query('COMMIT');
+  return {
+    kind: 'read',
+    seen: { visibility: check.snapshot, until: parseLsn(check.lsn) },
+    rows: count,
+    filenode: now,
+  };
+}
+
+function conditions(source: SliceSource, slice: Slice, selection: Selection): string | null {
+  const parts: string[] = [];
+  if (source.heap && slice.fromPage > 0) parts.push(`ctid >= '(${slice.fromPage},0)'::tid`);
+  if (source.heap && slice.toPage !== null) parts.push(`ctid < '(${slice.toPage},0)'::tid`);
+  if (source.heap && slice.within !== null) parts.push(visibleIn(slice.within));
+  if (selection.where !== null) parts.push(`(${selection.where})`);
+  return parts.length === 0 ? null : parts.join(' AND ');
+}
+
+/**
+ * The same test as `isVisible`, on a row's xmin. Ages count back from the newest transaction; rows frozen long ago may
+ * show a negative one. Exact while the server has used fewer than 2^32 transactions: see `visibilityIsExact`.
+ */
+function visibleIn(visibility: string): string {
+  const { xmax, running } = parseVisibility(visibility);
+  const xids = [...running].map((xid) => BigInt.asUintN(32, xid)).join(',');
+  const older = `(pg_catalog.age(xmin) > pg_catalog.age('${BigInt.asUintN(32, xmax)}'::xid) OR pg_catalog.age(xmin) < 0)`;
+  return xids === '' ? older : `${older} AND xmin <> ALL ('{${xids}}'::xid[])`;
+}
+
+/** Whether a row's 32-bit xmin says when it was written: beyond the first epoch an old row can look like a new one. */
+export function visibilityIsExact(visibility: string): boolean {
+  return parseVisibility(visibility).xmax < 2n ** 32n;
+}
+
+/**
+ * Whether no transaction that was running for the snapshot has written to these tables. Rows of a subtransaction carry
+ * its own id, which a snapshot does not list, so they could be taken for rows of the past. Every transaction that is
+ * listed and still runs holds its lock now; one that has ended since leaves the question open: false.
+ */
+async function isQuiet(client: Client, relations: readonly number[]): Promise<boolean> {
+  const { rows } = await client.query<{ quiet: boolean }>(
+    `WITH running AS (SELECT x FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) x),
+          writer AS (
+            SELECT l.virtualtransaction FROM pg_catalog.pg_locks l
+             WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1::oid[])
+               AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+               AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+     SELECT NOT EXISTS (SELECT FROM writer)
+        AND NOT EXISTS (SELECT FROM running WHERE pg_catalog.pg_xact_status(x) <> 'in progress') AS quiet`,
+    [relations],
+  );
+  return rows[0]?.quiet === true;
+}
+
+/** Pages of the table now. */
+export async function pageCount(client: pg.ClientBase, oid: number): Promise<number> {
+  const { rows } = await client.query<{ pages: string }>(
+    `SELECT (pg_catalog.pg_relation_size($1::oid) / pg_catalog.current_setting('block_size')::int8)::text AS pages`,
+    [oid],
+  );
+  return Number(rows[0]?.pages ?? 0);
+}
+
+async function pause(milliseconds: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, milliseconds));
+}

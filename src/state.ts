@@ -1,0 +1,331 @@
+/**
+ * The STATE document: what comes in, what goes out. Pure. Its fields are explained in docs/state.md.
+ *
+ * Missing, null and `{}` always mean "to be read", never "done"; done is an explicit marker.
+ */
+import { ConnectorError } from './errors.ts';
+import { formatLsn, type Lsn, parseLsn } from './postgres/lsn.ts';
+import type { JsonObject, JsonValue, StreamState } from './airbyte/protocol.ts';
+import type { HypertableProgress, Progress, Seen, TableProgress } from './progress.ts';
+
+const VERSION = 1;
+
+export type StreamName = { readonly name: string; readonly namespace: string };
+
+/** What the whole connection remembers under CDC. */
+export type SharedState = {
+  /** Everything that committed before this position was emitted or lies in what is still to be read. */
+  readonly lsn: Lsn;
+  /** The last order token given out. */
+  readonly cursorFloor: number;
+  readonly slot: string;
+  readonly publication: string;
+  readonly systemIdentifier: string;
+  readonly timeline: number;
+};
+
+/** One stream's entry. */
+export type StreamProgress =
+  | { readonly mode: 'cdc'; readonly progress: Progress }
+  | {
+      readonly mode: 'full_refresh';
+      readonly progress: Progress;
+      /** The platform's ids of the refresh that this belongs to: another id begins anew. */
+      readonly refresh: string;
+    }
+  | CursorProgress;
+
+export type CursorProgress = {
+  readonly mode: 'cursor';
+  readonly cursorField: string;
+  /** Everything up to and with this value was emitted; null before the first pass ended. PostgreSQL's text. */
+  readonly cursor: string | null;
+  /** Upper bound of the pass at hand, fixed at its begin; null between passes. */
+  readonly upper: string | null;
+  /** How far the pass at hand is; null between passes. */
+  readonly progress: Progress | null;
+};
+
+export type InputState = {
+  /** Null unless a usable GLOBAL state came in. */
+  readonly shared: SharedState | null;
+  /** Entries that hold something, by `streamKey`. */
+  readonly streams: ReadonlyMap<string, StreamProgress>;
+  readonly kind: 'none' | 'global' | 'stream';
+};
+
+/** A stream's name as one text; names may hold any character but U+0000. */
+export function streamKey(stream: StreamName): string {
+  return `${stream.namespace}\u0000${stream.name}`;
+}
+
+/**
+ * Reads the state file's content, tolerant as the platform and its clients need it: nulls, missing namespaces,
+ * `global_`, a bare object, blank entries, entries of streams that are not configured.
+ * @param configured the streams of the catalog: they resolve entries without a namespace.
+ * @throws ConnectorError (config) for LEGACY states, a state of another source or of a newer version.
+ */
+export function parseState(value: unknown, configured: readonly StreamName[]): InputState {
+  const messages = asMessages(value);
+  const streams = new Map<string, StreamProgress>();
+  let shared: SharedState | null = null;
+  let kind: InputState['kind'] = 'none';
+  for (const message of messages) {
+    const global = object(message['global']) ?? object(message['global_']);
+    const entries =
+      global === null ? [message['stream']] : arrayOf(global['stream_states']);
+    for (const entry of entries) {
+      const parsed = parseEntry(entry, configured);
+      if (parsed === null) continue;
+      if (streams.has(parsed.key)) throw invalid('it holds the same stream twice');
+      streams.set(parsed.key, parsed.progress);
+      kind = global === null ? 'stream' : 'global';
+    }
+    if (global !== null) shared = parseShared(global['shared_state']);
+  }
+  // A position without any stream is what a partial clear leaves behind: nothing depends on it any more.
+  if (streams.size === 0) return { shared: null, streams, kind: 'none' };
+  return { shared, streams, kind };
+}
+
+/** The state file may hold an array of messages, one bare message, or nothing. */
+function asMessages(value: unknown): readonly Record<string, unknown>[] {
+  if (value === null || value === undefined) return [];
+  const list = Array.isArray(value) ? value : [value];
+  const messages: Record<string, unknown>[] = [];
+  for (const item of list) {
+    const whole = object(item);
+    if (whole === null) continue;
+    const message = object(whole['state']) ?? whole;
+    if (Object.keys(message).length === 0) continue;
+    if (object(message['global']) || object(message['global_']) || object(message['stream'])) {
+      messages.push(message);
+    } else if (Object.values(message).some((part) => part !== null && part !== undefined)) {
+      throw new ConnectorError('The state has a form that this connector does not know.', {
+        kind: 'config_error',
+        fix: 'Clear the connection, so that it starts without a state.',
+      });
+    }
+  }
+  return messages;
+}
+
+function parseEntry(
+  entry: unknown,
+  configured: readonly StreamName[],
+): { readonly key: string; readonly progress: StreamProgress } | null {
+  const stream = object(entry);
+  const descriptor = object(stream?.['stream_descriptor']);
+  const blob = object(stream?.['stream_state']);
+  if (descriptor === null || blob === null || Object.keys(blob).length === 0) return null;
+  const name = descriptor['name'];
+  const namespace = descriptor['namespace'];
+  const matches = configured.filter(
+    (candidate) =>
+      candidate.name === name &&
+      (typeof namespace !== 'string' || namespace === '' || namespace === candidate.namespace),
+  );
+  const match = matches[0];
+  if (match === undefined || matches.length > 1) return null;
+  return { key: streamKey(match), progress: parseStream(blob) };
+}
+
+function parseStream(blob: Record<string, unknown>): StreamProgress {
+  if (blob['version'] !== VERSION) {
+    throw invalid('a stream has a state of another source or version');
+  }
+  const progress = object(blob['progress']);
+  switch (blob['mode']) {
+    case 'cdc':
+      return { mode: 'cdc', progress: parseProgress(progress) };
+    case 'full_refresh':
+      return {
+        mode: 'full_refresh',
+        progress: parseProgress(progress),
+        refresh: text(blob['refresh']),
+      };
+    case 'cursor':
+      return {
+        mode: 'cursor',
+        cursorField: text(blob['cursor_field']),
+        cursor: textOrNull(blob['cursor']),
+        upper: textOrNull(blob['upper']),
+        progress: progress === null ? null : parseProgress(progress),
+      };
+    default:
+      throw invalid('a stream has a mode that this connector does not know');
+  }
+}
+
+function parseProgress(value: Record<string, unknown> | null): Progress {
+  if (value === null) throw invalid('a stream lacks its progress');
+  const complete = value['complete'] === true;
+  if (value['kind'] === 'table') {
+    return {
+      kind: 'table',
+      complete,
+      seen: value['seen'] === null || value['seen'] === undefined ? null : parseSeen(value['seen']),
+      relation: int(value['relation']),
+      filenode: int(value['filenode']),
+      page: int(value['page']),
+    };
+  }
+  const seen = new Map<number, Seen>();
+  for (const group of arrayOf(value['seen'])) {
+    for (const oid of arrayOf(object(group)?.['chunks'])) seen.set(int(oid), parseSeen(group));
+  }
+  return {
+    kind: 'hypertable',
+    complete,
+    hypertableId: int(value['hypertable_id']),
+    chunkSchema: text(value['chunk_schema']),
+    chunkPrefix: text(value['chunk_prefix']),
+    chunkIdMax: int(value['chunk_id_max']),
+    covered: arrayOf(value['covered']).map((pair) => ({
+      rangeStart: BigInt(text(arrayOf(pair)[0])),
+      rangeEnd: BigInt(text(arrayOf(pair)[1])),
+    })),
+    read: arrayOf(value['read']).map((triple) => ({
+      id: int(arrayOf(triple)[0]),
+      rangeStart: BigInt(text(arrayOf(triple)[1])),
+      rangeEnd: BigInt(text(arrayOf(triple)[2])),
+    })),
+    seen,
+  };
+}
+
+function parseSeen(value: unknown): Seen {
+  const seen = object(value);
+  return {
+    visibility: text(seen?.['visibility']),
+    until: parseLsn(text(seen?.['until'])),
+  };
+}
+
+function parseShared(value: unknown): SharedState | null {
+  const shared = object(value);
+  if (shared === null || Object.keys(shared).length === 0) return null;
+  if (shared['version'] !== VERSION) throw invalid('it comes from another source or version');
+  return {
+    lsn: parseLsn(text(shared['lsn'])),
+    cursorFloor: int(shared['cursor_floor']),
+    slot: text(shared['slot']),
+    publication: text(shared['publication']),
+    systemIdentifier: text(shared['system_identifier']),
+    timeline: int(shared['timeline']),
+  };
+}
+
+/** The entry of one stream as it leaves. */
+export function serialiseStream(stream: StreamName, state: StreamProgress): StreamState {
+  return {
+    stream_descriptor: { name: stream.name, namespace: stream.namespace },
+    stream_state: serialiseBlob(state),
+  };
+}
+
+function serialiseBlob(state: StreamProgress): JsonObject {
+  const progress = state.progress === null ? null : serialiseProgress(state.progress);
+  switch (state.mode) {
+    case 'cdc':
+      return { version: VERSION, mode: state.mode, progress };
+    case 'full_refresh':
+      return { version: VERSION, mode: state.mode, refresh: state.refresh, progress };
+    case 'cursor':
+      return {
+        version: VERSION,
+        mode: state.mode,
+        cursor_field: state.cursorField,
+        cursor: state.cursor,
+        upper: state.upper,
+        progress,
+      };
+    default:
+      return state satisfies never;
+  }
+}
+
+function serialiseProgress(progress: Progress): JsonObject {
+  return progress.kind === 'table' ? serialiseTable(progress) : serialiseHypertable(progress);
+}
+
+function serialiseTable(progress: TableProgress): JsonObject {
+  const { kind, complete, relation, filenode, page } = progress;
+  const seen = progress.seen === null ? null : serialiseSeen(progress.seen);
+  return { kind, complete, seen, relation, filenode, page };
+}
+
+function serialiseHypertable(progress: HypertableProgress): JsonObject {
+  // Chunks read one after the other on a quiet server saw the same: each visibility is written once.
+  const groups = new Map<string, { readonly seen: Seen; readonly chunks: number[] }>();
+  for (const [oid, seen] of progress.seen) {
+    const key = `${seen.visibility} ${seen.until}`;
+    const group = groups.get(key) ?? { seen, chunks: [] };
+    group.chunks.push(oid);
+    groups.set(key, group);
+  }
+  return {
+    kind: progress.kind,
+    complete: progress.complete,
+    hypertable_id: progress.hypertableId,
+    chunk_schema: progress.chunkSchema,
+    chunk_prefix: progress.chunkPrefix,
+    chunk_id_max: progress.chunkIdMax,
+    covered: progress.covered.map((range) => [String(range.rangeStart), String(range.rangeEnd)]),
+    read: progress.read.map(({ id, rangeStart, rangeEnd }) => [
+      id,
+      String(rangeStart),
+      String(rangeEnd),
+    ]),
+    seen: [...groups.values()].map(({ seen, chunks }) => ({ ...serialiseSeen(seen), chunks })),
+  };
+}
+
+function serialiseSeen(seen: Seen): { readonly visibility: string; readonly until: string } {
+  return { visibility: seen.visibility, until: formatLsn(seen.until) };
+}
+
+export function serialiseShared(shared: SharedState): JsonObject {
+  return {
+    version: VERSION,
+    lsn: formatLsn(shared.lsn),
+    cursor_floor: shared.cursorFloor,
+    slot: shared.slot,
+    publication: shared.publication,
+    system_identifier: shared.systemIdentifier,
+    timeline: shared.timeline,
+  };
+}
+
+function invalid(what: string): ConnectorError {
+  return new ConnectorError(`The state cannot be used: ${what}.`, {
+    kind: 'config_error',
+    fix: 'Clear the connection, so that it starts without a state.',
+  });
+}
+
+function object(value: unknown): Record<string, unknown> | null {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+    ? (value as Record<string, unknown>)
+    : null;
+}
+
+function arrayOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? (value as readonly JsonValue[]) : [];
+}
+
+function text(value: unknown): string {
+  if (typeof value !== 'string') throw invalid('a field that should be a text is not');
+  return value;
+}
+
+function textOrNull(value: unknown): string | null {
+  return value === null || value === undefined ? null : text(value);
+}
+
+function int(value: unknown): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value)) {
+    throw invalid('a field that should be a whole number is not');
+  }
+  return value;
+}

@@ -1,0 +1,201 @@
+/**
+ * The chunks of hypertables: where their rows lie, what range they cover, whether a publication has them. Chunks are
+ * named by OID and catalog id; names follow no rule (custom prefixes, attached tables, renames).
+ */
+import type { ClientBase } from 'pg';
+import { CHUNK_SIZE_SQL, chunkRelationsSql, type TimescaleCatalog } from './hypertables.ts';
+
+export type Chunk = {
+  readonly id: number;
+  readonly oid: number;
+  readonly hypertableId: number;
+  readonly schema: string;
+  readonly name: string;
+  /** Tiered to object storage: a foreign table, which no publication takes. */
+  readonly foreign: boolean;
+  /** Bits: 1 compressed, 2 unordered, 4 frozen, 8 partial (rows in the heap as well). */
+  readonly status: number;
+  /**
+   * Range in the first open dimension, in TimescaleDB's internal unit: microseconds since the Unix epoch for time types,
+   * else the integer itself. Half-open, but for the outermost chunks, which hold the infinities too: rows must never be
+   * looked for by this range.
+   */
+  readonly rangeStart: bigint;
+  readonly rangeEnd: bigint;
+  /** As of the last ANALYZE and compression, -1 when unknown. */
+  readonly rows: number;
+  readonly bytes: number;
+};
+
+type ChunkRow = {
+  readonly id: number;
+  readonly oid: string;
+  readonly hypertable_id: number;
+  readonly schema: string;
+  readonly name: string;
+  readonly foreign: boolean;
+  readonly status: number;
+  readonly range_start: string | null;
+  readonly range_end: string | null;
+  readonly rows: number;
+  readonly bytes: string;
+};
+
+/** TimescaleDB's own open ends: DIMENSION_SLICE_MINVALUE and MAXVALUE. */
+const OPEN_START = -(2n ** 63n);
+const OPEN_END = 2n ** 63n - 1n;
+
+/** Slices of the hypertable's first open dimension; a chunk without one must still be listed, or its rows were lost. */
+function chunksSql(catalog: TimescaleCatalog): string {
+  const slices = catalog.sliceHasChunkId
+    ? `SELECT s.chunk_id, s.range_start, s.range_end
+  FROM first_dimension f JOIN _timescaledb_catalog.dimension_slice s ON s.dimension_id = f.id`
+    : `SELECT k.chunk_id, s.range_start, s.range_end
+  FROM first_dimension f JOIN _timescaledb_catalog.dimension_slice s ON s.dimension_id = f.id
+  JOIN _timescaledb_catalog.chunk_constraint k ON k.dimension_slice_id = s.id`;
+  return `
+WITH first_dimension AS (
+  SELECT min(d.id) AS id
+  FROM _timescaledb_catalog.dimension d
+  WHERE d.interval_length IS NOT NULL AND d.hypertable_id = ANY ($1::int[])
+  GROUP BY d.hypertable_id
+), slice AS (
+  ${slices}
+)
+SELECT ch.id, r.oid::bigint AS oid, ch.hypertable_id, n.nspname AS schema, r.relname AS name,
+       r.relkind = 'f' AS foreign, ch.status, slice.range_start, slice.range_end, ${CHUNK_SIZE_SQL}
+FROM ${chunkRelationsSql(catalog)}
+LEFT JOIN slice ON slice.chunk_id = ch.id
+LEFT JOIN _timescaledb_catalog.compression_chunk_size z ON z.chunk_id = ch.id
+WHERE ch.hypertable_id = ANY ($1::int[])
+ORDER BY coalesce(slice.range_start, ${OPEN_START}), ch.id`;
+}
+
+/** The chunks of these hypertables, tiered ones too, by range, then id. One query whatever their number. */
+export async function listChunks(
+  client: ClientBase,
+  catalog: TimescaleCatalog,
+  hypertableIds: readonly number[],
+): Promise<readonly Chunk[]> {
+  const { rows } = await client.query<ChunkRow>(chunksSql(catalog), [hypertableIds]);
+  return rows.map((row) => ({
+    id: row.id,
+    oid: Number(row.oid),
+    hypertableId: row.hypertable_id,
+    schema: row.schema,
+    name: row.name,
+    foreign: row.foreign,
+    status: row.status,
+    rangeStart: row.range_start === null ? OPEN_START : BigInt(row.range_start),
+    rangeEnd: row.range_end === null ? OPEN_END : BigInt(row.range_end),
+    rows: Math.round(row.rows),
+    bytes: Number(row.bytes),
+  }));
+}
+
+/**
+ * OIDs of relations outside TimescaleDB's own schemas that store some hypertable's rows: chunks (custom schema, attached
+ * or moved) and compressed relations. They look like ordinary tables and must not become streams of their own.
+ */
+export async function listStorage(
+  client: ClientBase,
+  catalog: TimescaleCatalog,
+): Promise<readonly number[]> {
+  // Up to 2.18 the compressed relations are rows of `chunk` only, later (also) named in the settings.
+  const compressed = catalog.settingsHaveCompressRelid
+    ? `UNION
+SELECT r.oid::bigint
+FROM _timescaledb_catalog.compression_settings s
+JOIN pg_class r ON r.oid = s.compress_relid
+JOIN pg_namespace n ON n.oid = r.relnamespace
+WHERE n.nspname !~ '^_timescaledb_'`
+    : '';
+  const { rows } = await client.query<{ oid: string }>(`
+SELECT r.oid::bigint AS oid
+FROM ${chunkRelationsSql(catalog)}
+WHERE n.nspname !~ '^_timescaledb_'
+${compressed}`);
+  return rows.map((row) => Number(row.oid));
+}
+
+export type ChunkPublication = {
+  readonly published: boolean;
+  /**
+   * Published by the transaction that made the chunk, or by a publication of everything that is older: every row was
+   * written under the publication, if it was written to this chunk. False where that cannot be told. Not told either,
+   * and to be told by range and by slot: rows that a split moved here, chunks older than the slot, and rows inserted
+   * *before* a hand-written ALTER PUBLICATION in one transaction with it.
+   */
+  readonly sinceBirth: boolean;
+};
+
+/**
+ * The chunk's birth is the xmin of a system attribute, which no later command rewrites; that its pg_inherits row is as
+ * old tells it from a table filled first and attached later. Schema publications are read from pg_depend because
+ * pg_publication_namespace does not exist before PostgreSQL 15. Ages of xids compare well enough: of publications
+ * older than 2^31 transactions the answer is false, which costs one read of the chunk.
+ */
+const PUBLICATIONS = `
+WITH publication AS (
+  SELECT p.oid, p.puballtables, age(p.xmin) AS age
+  FROM pg_publication p WHERE p.pubname = ANY ($2::text[])
+), chunk AS (
+  SELECT c.oid, c.relnamespace, CASE WHEN i.xmin = a.xmin THEN a.xmin END AS birth
+  FROM unnest($1::oid[]) AS wanted (oid)
+  JOIN pg_class c ON c.oid = wanted.oid AND c.relkind = 'r'
+  LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhseqno = 1
+  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' AND a.attnum < 0
+), published AS (
+  SELECT c.oid, m.xmin = c.birth AS since_birth
+  FROM chunk c
+  JOIN pg_publication_rel m ON m.prrelid = c.oid
+  JOIN publication p ON p.oid = m.prpubid
+  UNION ALL
+  SELECT c.oid, p.age > age(c.birth) FROM chunk c JOIN publication p ON p.puballtables
+  UNION ALL
+  SELECT c.oid, age(s.xmin) > age(c.birth)
+  FROM publication p
+  JOIN pg_depend m ON m.refclassid = 'pg_publication'::regclass AND m.refobjid = p.oid
+    AND m.classid = to_regclass('pg_catalog.pg_publication_namespace')::oid
+  JOIN pg_depend s ON s.classid = m.classid AND s.objid = m.objid AND s.refclassid = 'pg_namespace'::regclass
+  JOIN chunk c ON c.relnamespace = s.refobjid
+)
+SELECT oid::bigint AS oid, coalesce(bool_or(since_birth), false) AS since_birth
+FROM published GROUP BY oid`;
+
+/** For each chunk OID whether one of the publications contains it, by name, with its schema, or with everything. One query. */
+export async function chunkPublications(
+  client: ClientBase,
+  chunkOids: readonly number[],
+  publications: readonly string[],
+): Promise<ReadonlyMap<number, ChunkPublication>> {
+  const { rows } = await client.query<{ oid: string; since_birth: boolean }>(PUBLICATIONS, [
+    chunkOids,
+    publications,
+  ]);
+  const found = new Map<number, ChunkPublication>(
+    chunkOids.map((oid) => [oid, { published: false, sinceBirth: false }]),
+  );
+  for (const row of rows) {
+    found.set(Number(row.oid), { published: true, sinceBirth: row.since_birth });
+  }
+  return found;
+}
+
+/**
+ * SQL ($1: the chunk's OID) that gives one row: `snapshot` and `lsn` of the reading transaction, `status` of the chunk as
+ * of its snapshot, and `latest`, the newest committed one. Different: the chunk was compressed or recompressed between
+ * snapshot and plan, and what is read may lack rows. Both null: it is no chunk (any more).
+ * To be run after the reading statement is bound and before it is executed.
+ */
+export function chunkCheckSql(catalog: TimescaleCatalog): string {
+  return `
+SELECT pg_current_snapshot()::text AS snapshot,
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text AS lsn,
+       chunk.status,
+       CASE WHEN chunk.status IS NOT NULL THEN _timescaledb_functions.chunk_status($1::oid::regclass) END AS latest
+FROM (SELECT) AS one
+LEFT JOIN (
+  SELECT ch.status FROM ${chunkRelationsSql(catalog)} WHERE r.oid = $1::oid
+) chunk ON true`;
+}

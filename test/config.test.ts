@@ -1,0 +1,596 @@
+/**
+ * spec.json against the rules that Airbyte's acceptance tests set for a spec, and parseConfig against both
+ * the configurations people have saved and those they get wrong.
+ */
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Ajv } from 'ajv';
+import * as fc from 'fast-check';
+import { afterAll, describe, expect, it } from 'vitest';
+import type { JsonObject, JsonValue } from '../src/airbyte/protocol.ts';
+import { loadSpec, parseConfig, readJsonFile, unsupportedSettings } from '../src/config.ts';
+import { ConnectorError } from '../src/errors.ts';
+import { isJsonObject } from '../src/spec.ts';
+
+const spec = await loadSpec();
+const connection = at(spec, 'connectionSpecification');
+const properties = at(connection, 'properties');
+
+const MINIMAL = { host: 'db', port: 5432, database: 'metrics', username: 'reader' };
+const CDC = { method: 'CDC', replication_slot: 'airbyte_slot', publication: 'airbyte_publication' };
+const SSH = { tunnel_host: 'bastion', tunnel_port: 22, tunnel_user: 'me' };
+
+function at(parent: JsonValue | undefined, ...path: readonly string[]): JsonObject {
+  let child: JsonValue | undefined = parent;
+  for (const key of path) child = isJsonObject(child) ? child[key] : undefined;
+  if (!isJsonObject(child)) throw new Error(`nothing at ${path.join('.')}`);
+  return child;
+}
+
+function objects(list: JsonValue | undefined): readonly JsonObject[] {
+  return Array.isArray(list) ? list.filter(isJsonObject) : [];
+}
+
+const parse = (changes: JsonObject = {}) => parseConfig({ ...MINIMAL, ...changes }, spec);
+const parseCdc = (changes: JsonObject = {}) =>
+  parse({ replication_method: { ...CDC, ...changes } });
+
+function complaint(value: unknown): string {
+  try {
+    parseConfig(value, spec);
+  } catch (error) {
+    if (error instanceof ConnectorError && error.kind === 'config_error') return error.userMessage;
+    throw error;
+  }
+  return '';
+}
+
+function defaultsOf(schemas: JsonObject): JsonObject {
+  return Object.fromEntries(
+    Object.entries(schemas).flatMap(([name, property]) =>
+      isJsonObject(property) && property['default'] !== undefined && !('oneOf' in property)
+        ? [[name, property['default']]]
+        : [],
+    ),
+  );
+}
+
+describe('a valid configuration', () => {
+  it('needs four properties, everything else has a default', () => {
+    expect(parse()).toEqual({
+      hosts: ['db'],
+      port: 5432,
+      database: 'metrics',
+      schemas: [],
+      username: 'reader',
+      password: '',
+      tls: { mode: 'prefer' },
+      tunnel: { method: 'NO_TUNNEL' },
+      entra: null,
+      jdbcUrlParams: '',
+      replication: { method: 'Standard' },
+      checkPrivileges: true,
+      checkpointTargetIntervalSeconds: 300,
+      maxDbConnections: null,
+      timescaledb: {
+        support: true,
+        chunkDiscoveryIntervalMinutes: 5,
+        maxConcurrentChunks: 2,
+        chunkCaching: true,
+        chunkCacheTtlMinutes: 10,
+        maxMemoryMb: 512,
+        chunkOrder: 'oldest first',
+        recordMetadata: false,
+      },
+      managePublication: true,
+    });
+    expect(parseCdc().replication).toEqual({
+      method: 'CDC',
+      slot: 'airbyte_slot',
+      publication: 'airbyte_publication',
+      initialWaitingSeconds: 1200,
+      confirmWhileReading: false,
+      heartbeatActionQuery: '',
+      resyncOnInvalidPosition: false,
+      initialLoadTimeoutHours: 8,
+    });
+  });
+});
+
+describe('a saved configuration', () => {
+  it('means the same with the defaults of spec.json written out', () => {
+    const cdc = branches('replication_method').find(({ tag }) => tag === 'CDC');
+    const written = defaultsOf(at(cdc?.schema, 'properties'));
+    expect(Object.keys(written)).toContain('initial_load_timeout_hours');
+    expect(
+      parse({ ...defaultsOf(properties), replication_method: { ...CDC, ...written } }),
+    ).toEqual(parseCdc());
+  });
+
+  it('accepts what the older Postgres source saved', () => {
+    const config = parse({
+      ssl: true,
+      ssl_mode: { mode: 'require' },
+      schemas: ['public'],
+      password: 'hunter2',
+      jdbc_url_params: '',
+      tunnel_method: { tunnel_method: 'NO_TUNNEL' },
+      replication_method: {
+        ...CDC,
+        plugin: 'pgoutput',
+        queue_size: 10000,
+        initial_waiting_seconds: 300,
+        lsn_commit_behaviour: 'After loading Data in the destination',
+        heartbeat_action_query: '',
+        debezium_shutdown_timeout_seconds: 60,
+      },
+      something_nobody_knows: { at: 'all' },
+    });
+    expect(config).toMatchObject({
+      schemas: ['public'],
+      tls: { mode: 'require' },
+      replication: { method: 'CDC', slot: 'airbyte_slot', initialWaitingSeconds: 300 },
+    });
+    expect(unsupportedSettings(config)).toEqual([]);
+  });
+
+  it.each([
+    [{ ssl: true }, 'require'],
+    [{ ssl: false }, 'prefer'],
+    [{ ssl: true, ssl_mode: { mode: 'disable' } }, 'disable'],
+  ])('reads the old `ssl` of %j as %s', (changes, mode) => {
+    expect(parse(changes).tls.mode).toBe(mode);
+  });
+});
+
+describe('a choice', () => {
+  it.each(['disable', 'allow', 'prefer', 'require'])('ssl_mode %s', (mode) => {
+    expect(parse({ ssl_mode: { mode } }).tls).toEqual({ mode });
+  });
+
+  it.each(['verify-ca', 'verify-full'])('ssl_mode %s', (mode) => {
+    const ssl_mode = { mode, ca_certificate: 'CA' };
+    expect(parse({ ssl_mode: { ...ssl_mode, client_key: '' } }).tls).toEqual({
+      mode,
+      caCertificate: 'CA',
+    });
+    const ours = { client_certificate: 'C', client_key: 'K', client_key_password: 'P' };
+    expect(parse({ ssl_mode: { ...ssl_mode, ...ours } }).tls).toEqual({
+      mode,
+      caCertificate: 'CA',
+      clientCertificate: 'C',
+      clientKey: 'K',
+      clientKeyPassword: 'P',
+    });
+  });
+
+  it.each([
+    [{ tunnel_method: 'NO_TUNNEL' }, { method: 'NO_TUNNEL' }],
+    [
+      { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' },
+      { method: 'SSH_KEY_AUTH', host: 'bastion', port: 22, user: 'me', key: 'K' },
+    ],
+    [
+      { tunnel_method: 'SSH_PASSWORD_AUTH', ...SSH, tunnel_user_password: 'P' },
+      { method: 'SSH_PASSWORD_AUTH', host: 'bastion', port: 22, user: 'me', password: 'P' },
+    ],
+  ])('tunnel_method %j', (tunnel_method, tunnel) => {
+    expect(parse({ tunnel_method }).tunnel).toEqual(tunnel);
+  });
+
+  it.each(['Standard', 'Xmin'])('replication_method %s', (method) => {
+    expect(parse({ replication_method: { method } }).replication).toEqual({ method });
+  });
+
+  it('hosts, Entra and the enums', () => {
+    expect(parse({ host: ' a, b ,,c' }).hosts).toEqual(['a', 'b', 'c']);
+    const entra = { entra_tenant_id: 't', entra_client_id: 'c' };
+    expect(parse(entra).entra).toBeNull();
+    expect(parse({ ...entra, entra_service_principal_auth: true }).entra).toEqual({
+      tenantId: 't',
+      clientId: 'c',
+    });
+    expect(parse({ timescaledb_chunk_order: 'newest first' }).timescaledb.chunkOrder).toBe(
+      'newest first',
+    );
+    expect(parse({ publication_management: 'verify only' }).managePublication).toBe(false);
+    expect(
+      parseCdc({
+        lsn_commit_behaviour: 'While reading Data',
+        invalid_cdc_cursor_position_behavior: 'Re-sync data',
+      }).replication,
+    ).toMatchObject({ confirmWhileReading: true, resyncOnInvalidPosition: true });
+  });
+});
+
+const WRONG: readonly (readonly [unknown, string])[] = [
+  [null, 'it must be a JSON object'],
+  [[MINIMAL], 'it must be a JSON object'],
+  [{ ...MINIMAL, host: 7 }, '`host` must be a text'],
+  [{ ...MINIMAL, host: '' }, '`host` must not be empty'],
+  [{ ...MINIMAL, host: ' , ' }, '`host` must name a server'],
+  [{ ...MINIMAL, port: '5432' }, '`port` must be a whole number'],
+  [{ ...MINIMAL, schemas: 'public' }, '`schemas` must be a list'],
+  [{ ...MINIMAL, schemas: ['a', 1] }, '`schemas[1]` must be a text'],
+  [{ ...MINIMAL, schemas: ['a', 'a'] }, '`schemas` must not name anything twice'],
+  [{ ...MINIMAL, timescaledb_support: 'yes' }, '`timescaledb_support` must be true or false'],
+  [
+    { ...MINIMAL, timescaledb_chunk_order: 'random' },
+    '`timescaledb_chunk_order` must be one of "oldest first", "newest first"',
+  ],
+  [{ ...MINIMAL, ssl_mode: 'require' }, '`ssl_mode` must be a JSON object'],
+  [
+    { ...MINIMAL, tunnel_method: { method: 'NO_TUNNEL' } },
+    '`tunnel_method.tunnel_method` is missing: it must be one of "NO_TUNNEL", "SSH_KEY_AUTH", "SSH_PASSWORD_AUTH"',
+  ],
+  [
+    { ...MINIMAL, replication_method: { method: 'xmin' } },
+    '`replication_method.method` must be one of "CDC", "Xmin", "Standard"',
+  ],
+  [{ ...MINIMAL, ssl_mode: { mode: 'verify-ca' } }, '`ssl_mode.ca_certificate` is missing'],
+  [
+    { ...MINIMAL, replication_method: { ...CDC, replication_slot: 'Slot-1' } },
+    '`replication_method.replication_slot` may hold only lower-case letters, digits and underscores, at most 63 of them',
+  ],
+  [
+    { ...MINIMAL, replication_method: { ...CDC, replication_slot: '' } },
+    '`replication_method.replication_slot` must not be empty',
+  ],
+  [
+    { ...MINIMAL, entra_service_principal_auth: true, entra_client_id: 'c' },
+    '`entra_tenant_id` is missing: logging in through Entra needs it',
+  ],
+];
+
+describe('a wrong configuration', () => {
+  it.each(WRONG)('%j', (value, clause) => {
+    expect(complaint(value)).toBe(`The configuration is not valid: ${clause}.`);
+  });
+
+  it('is told everything that is wrong in one sentence', () => {
+    const message = complaint({
+      port: 70000,
+      database: 'd',
+      username: 7,
+      replication_method: { method: 'CDC', replication_slot: 'A' },
+    });
+    expect(message).toMatch(/^The configuration is not valid: .*\.$/);
+    expect(message).not.toContain('. ');
+    for (const clause of [
+      '`host` is missing',
+      '`port` must be at most 65536',
+      '`username` must be a text',
+      '`replication_method.publication` is missing',
+      '`replication_method.replication_slot` may hold only',
+    ]) {
+      expect(message).toContain(clause);
+    }
+  });
+
+  it.each<[name: string, least: number, most: number | null]>([
+    ['port', 0, 65536],
+    ['checkpoint_target_interval_seconds', 1, null],
+    ['max_db_connections', 1, null],
+    ['timescaledb_chunk_discovery_interval_minutes', 1, 60],
+    ['timescaledb_max_concurrent_chunks', 1, 16],
+    ['timescaledb_chunk_cache_ttl_minutes', 1, 1440],
+    ['timescaledb_max_memory_mb', 64, 8192],
+    ['replication_method.initial_waiting_seconds', 120, 2400],
+    ['replication_method.initial_load_timeout_hours', 4, 24],
+    ['tunnel_method.tunnel_port', 0, 65536],
+  ])('%s lies between %s and %s', (name, least, most) => {
+    const [outer = '', inner] = name.split('.');
+    const ssh = { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' };
+    const rest = outer === 'replication_method' ? CDC : ssh;
+    const withValue = (value: number) =>
+      complaint({ ...MINIMAL, [outer]: inner === undefined ? value : { ...rest, [inner]: value } });
+    expect(withValue(least)).toBe('');
+    expect(withValue(least - 1)).toContain(`\`${name}\` must be at least ${least}`);
+    expect(withValue(least + 0.5)).toContain(`\`${name}\` must be a whole number`);
+    if (most === null) return;
+    expect(withValue(most)).toBe('');
+    expect(withValue(most + 1)).toContain(`\`${name}\` must be at most ${most}`);
+  });
+});
+
+/** Configurations right and wrong: any property may be missing, of another type, or hold the canary. */
+function anyConfig(canary: string): fc.Arbitrary<JsonObject> {
+  const wrong = fc.constantFrom<JsonValue>(canary, [canary], { [canary]: canary }, 0, true, '');
+  const record = (example: JsonObject) =>
+    fc.record(
+      Object.fromEntries(
+        Object.entries(example).map(([name, value]) => [
+          name,
+          fc.oneof({ weight: 30, arbitrary: fc.constant(value) }, { weight: 1, arbitrary: wrong }),
+        ]),
+      ),
+      { noNullPrototype: true, requiredKeys: [] },
+    );
+  const choices = (name: string) =>
+    fc.oneof(...branches(name).map(({ schema }) => record(exampleOf(at(schema, 'properties')))));
+  return fc
+    .tuple(
+      record(exampleOf(properties)),
+      fc.record(
+        Object.fromEntries(
+          ['ssl_mode', 'tunnel_method', 'replication_method'].map((name) => [name, choices(name)]),
+        ),
+        { noNullPrototype: true, requiredKeys: [] },
+      ),
+    )
+    .map(([plain, chosen]) => ({ ...MINIMAL, ...plain, ...chosen }));
+
+  function exampleOf(schemas: JsonObject): JsonObject {
+    return Object.fromEntries(
+      Object.entries(schemas).flatMap(([name, schema]) => {
+        if (!isJsonObject(schema) || 'oneOf' in schema) return [];
+        const { const: tag, default: usual, type, enum: values } = schema;
+        const filler = type === 'array' ? [canary] : type === 'integer' ? 1 : canary;
+        const [first] = Array.isArray(values) ? values : [];
+        return [[name, tag ?? usual ?? first ?? filler]];
+      }),
+    );
+  }
+}
+
+describe('for any configuration', () => {
+  const ajv = new Ajv({ strict: false, logger: false });
+  const fits = ajv.compile(connection);
+  const beyondSchema = /`host` must name a server|Entra needs it|may hold only/;
+
+  it('agrees with the schema as ajv reads it, oneOf and all, and never shows a value', () => {
+    let accepted = 0;
+    fc.assert(
+      fc.property(anyConfig('hunter2'), (config) => {
+        const message = complaint(config);
+        if (message === '') accepted += 1;
+        if (!beyondSchema.test(message)) expect(fits(config)).toBe(message === '');
+        expect(message).not.toContain('hunter2');
+      }),
+      { numRuns: 100 },
+    );
+    expect(accepted).toBeGreaterThan(0); // else this says nothing about valid ones
+  }, 30_000);
+});
+
+describe('unsupported settings', () => {
+  const entra = {
+    entra_service_principal_auth: true,
+    entra_tenant_id: 't',
+    entra_client_id: 'c',
+  };
+  const CASES: readonly (readonly [string, 'error' | 'warning', JsonObject])[] = [
+    ['host', 'error', { host: 'a,b' }],
+    ['entra_service_principal_auth', 'error', entra],
+    [
+      'tunnel_method',
+      'error',
+      { tunnel_method: { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' } },
+    ],
+    ['jdbc_url_params', 'error', { jdbc_url_params: 'a=b' }],
+    ['replication_method', 'error', { replication_method: { method: 'Xmin' } }],
+    [
+      'replication_method.lsn_commit_behaviour',
+      'error',
+      { replication_method: { ...CDC, lsn_commit_behaviour: 'While reading Data' } },
+    ],
+    [
+      'replication_method.heartbeat_action_query',
+      'error',
+      { replication_method: { ...CDC, heartbeat_action_query: 'SELECT 1' } },
+    ],
+    ['max_db_connections', 'warning', { max_db_connections: 4 }],
+    [
+      'timescaledb_chunk_discovery_interval_minutes',
+      'warning',
+      { timescaledb_chunk_discovery_interval_minutes: 6 },
+    ],
+    ['timescaledb_enable_chunk_caching', 'warning', { timescaledb_enable_chunk_caching: false }],
+    ['timescaledb_chunk_cache_ttl_minutes', 'warning', { timescaledb_chunk_cache_ttl_minutes: 9 }],
+    ['timescaledb_max_memory_mb', 'warning', { timescaledb_max_memory_mb: 64 }],
+    ['timescaledb_record_metadata', 'warning', { timescaledb_record_metadata: true }],
+  ];
+
+  it.each(CASES)('%s: %s', (property, severity, changes) => {
+    const sentence = expect.stringMatching(
+      severity === 'error'
+        ? /^`[a-z_.]+` .*is not supported by this version: .+\.$/
+        : /^`[a-z_]+` has no effect in this version: its default applies\.$/,
+    );
+    expect(unsupportedSettings(parse(changes))).toEqual([{ property, severity, sentence }]);
+  });
+
+  it('are exactly those that the form says so of', () => {
+    const said = places(connection)
+      .filter(({ node }) => /in this version/.test(JSON.stringify(node['description'] ?? '')))
+      .map(({ path }) => path.replaceAll(/\.(properties|oneOf\.\d+)\b/g, '').slice(1));
+    expect(said.toSorted()).toEqual(CASES.map(([property]) => property).toSorted());
+  });
+});
+
+async function failure(path: string): Promise<ConnectorError | undefined> {
+  try {
+    await readJsonFile(path, 'config');
+  } catch (error) {
+    if (error instanceof ConnectorError) return error;
+    throw error;
+  }
+  return undefined;
+}
+
+describe('a file', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'config-test-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  it('is read', async () => {
+    const path = join(folder, 'good.json');
+    writeFileSync(path, '{"a": [1]}');
+    expect(await readJsonFile(path, 'config')).toEqual({ a: [1] });
+  });
+
+  it('that is missing is named', async () => {
+    expect(await failure(join(folder, 'none.json'))).toMatchObject({
+      kind: 'config_error',
+      message: expect.stringMatching(/^The config file cannot be read: ENOENT.*none\.json'\.$/),
+    });
+  });
+
+  it('that is not JSON is not quoted, not even by the cause', async () => {
+    const path = join(folder, 'bad.json');
+    writeFileSync(path, '{"password": "hunter2}');
+    const error = await failure(path);
+    expect([error?.kind, error?.message, error?.cause]).toEqual([
+      'config_error',
+      'The config file is not valid JSON.',
+      undefined,
+    ]);
+  });
+});
+
+type Place = { readonly path: string; readonly node: JsonObject };
+
+/** Every object of the spec with the way to it. */
+function places(node: JsonValue, path = ''): readonly Place[] {
+  if (typeof node !== 'object' || node === null) return [];
+  const inner = Object.entries(node).flatMap(([key, child]) => places(child, `${path}.${key}`));
+  return isJsonObject(node) ? [{ path, node }, ...inner] : inner;
+}
+
+/** Every schema of a property, list element or choice, as opposed to maps of them. */
+const schemas = places(connection).filter(
+  ({ path }) => !/(^|\.)(properties|groups\.\d+)$/.test(path),
+);
+
+function branches(
+  name: string,
+): readonly { readonly tag: JsonValue; readonly schema: JsonObject }[] {
+  return objects(at(properties, name)['oneOf']).map((schema) => {
+    const tags = Object.values(at(schema, 'properties')).flatMap((property) =>
+      isJsonObject(property) && property['const'] !== undefined ? [property['const']] : [],
+    );
+    const [tag] = tags;
+    if (tag === undefined || tags.length > 1) throw new Error(`discriminator of ${name}`);
+    return { tag, schema };
+  });
+}
+
+describe('spec.json as Airbyte lints it', () => {
+  it('has one discriminator per oneOf, a plain const in every variant', () => {
+    for (const { path, node } of schemas.filter(({ node: { oneOf } }) => oneOf !== undefined)) {
+      expect(node['type'], path).toBe('object');
+      const variants = objects(node['oneOf']).map((each) => at(each, 'properties'));
+      const constIn = (variant: JsonObject) =>
+        Object.keys(variant).filter((key) => 'const' in at(variant, key));
+      const common = constIn(variants[0] ?? {}).filter((key) =>
+        variants.every((variant) => constIn(variant).includes(key)),
+      );
+      expect(common, path).toHaveLength(1);
+      const [key = ''] = common;
+      const tags = variants.map((variant) => at(variant, key));
+      expect(new Set(tags.map((tag) => tag['const'])).size, path).toBe(variants.length);
+      for (const tag of tags) expect(Object.keys(tag)).toEqual(['type', 'const', 'order']);
+      for (const each of objects(node['oneOf'])) {
+        expect(each['required'], path).toContain(key);
+      }
+    }
+  });
+
+  it('uses no forbidden keyword', () => {
+    const forbidden =
+      'not anyOf patternProperties prefixItems allOf if then else dependentSchemas dependentRequired $ref'.split(
+        ' ',
+      );
+    for (const { path, node } of schemas) {
+      expect(
+        Object.keys(node).filter((key) => forbidden.includes(key)),
+        path,
+      ).toEqual([]);
+      expect([undefined, true], path).toContain(node['additionalProperties']);
+      const values = node['enum'];
+      if (Array.isArray(values)) expect(new Set(values).size, path).toBe(values.length);
+    }
+  });
+});
+
+describe('each property of spec.json', () => {
+  it('has a type, a title and a description', () => {
+    for (const { path, node } of schemas.filter((each) => /\.properties\.\w+$/.test(each.path))) {
+      expect(['string', 'integer', 'boolean', 'array', 'object'], path).toContain(node['type']);
+      if (node['type'] === 'array') expect(at(node, 'items')['type'], path).toBe('string');
+      if (node['type'] === 'object') expect(node['oneOf'], path).toBeDefined();
+      if (node['const'] === undefined) {
+        expect(node['title'], path).toBeTypeOf('string');
+        expect(node['description'], path).toMatch(/^[A-Za-z].*\.$/);
+      }
+    }
+  });
+
+  it('is marked if it is secret', () => {
+    const bySuffix = /(password|certificate|key)$/;
+    const found = schemas
+      .filter(({ path }) => /\.properties\.\w+$/.test(path))
+      .flatMap(({ path, node }) => {
+        expect(node['airbyte_secret'] === true, path).toBe(bySuffix.test(path));
+        return node['airbyte_secret'] === true ? [path.replace(/^.*\./, '')] : [];
+      });
+    expect([...new Set(found)].toSorted()).toEqual(
+      'ca_certificate client_certificate client_key client_key_password password ssh_key tunnel_user_password'.split(
+        ' ',
+      ),
+    );
+  });
+
+  it('has its place in the form', () => {
+    const groups = objects(connection['groups']).map((group) => group['id']);
+    for (const { path, node } of places(connection).filter((each) =>
+      each.path.endsWith('properties'),
+    )) {
+      const orders = Object.values(node).map((property) => at(property)['order']);
+      expect(new Set(orders).size, path).toBe(orders.length);
+      expect(orders, path).not.toContain(undefined);
+    }
+    for (const { path, node } of schemas) {
+      if (/^\.properties\.\w+$/.test(path)) expect(groups, path).toContain(node['group']);
+      else expect(node['group'], path).toBeUndefined();
+      if (node['display_type'] !== undefined) {
+        expect(['dropdown', 'radio']).toContain(node['display_type']);
+        expect(node['oneOf']).toBeDefined();
+      }
+    }
+  });
+});
+
+describe('spec.json as a promise', () => {
+  it('asks for nothing that an old configuration may lack', () => {
+    expect(connection['required']).toEqual(['host', 'port', 'database', 'username']);
+    expect(connection['additionalProperties']).toBe(true);
+    expect([spec['supportsIncremental'], spec['supported_destination_sync_modes']]).toEqual([
+      true,
+      [],
+    ]);
+  });
+
+  it('has defaults that fit their own property', () => {
+    const ajv = new Ajv({ strict: false, logger: false });
+    for (const { path, node } of schemas.filter((each) => 'default' in each.node)) {
+      // Airbyte's form takes the default of a choice to be its discriminator's value, not an object.
+      if (node['oneOf'] === undefined) expect(ajv.validate(node, node['default']), path).toBe(true);
+      else expect(branches('ssl_mode').map(({ tag }) => tag)).toContain(node['default']);
+    }
+  });
+
+  it.todo('has a documentationUrl, without which some platform versions refuse a custom connector');
+
+  it('makes a SPEC message that the protocol accepts', (context) => {
+    const folder = new URL('../../shared/oracle/', import.meta.url);
+    context.skip(!existsSync(folder), "the protocol's schemas are not on this machine");
+    const read = (name: string): JsonObject =>
+      JSON.parse(readFileSync(new URL(name, folder), 'utf8'));
+    const ajv = new Ajv({ strict: false, logger: false, validateFormats: false });
+    ajv.addSchema(read('airbyte_protocol.schema.json'));
+    const accepts = ajv.compile(read('airbyte_message_strict.schema.json'));
+    // Stands in until the project has an address.
+    const documented = { documentationUrl: 'https://example.org/', ...spec };
+    expect(accepts({ type: 'SPEC', spec: documented }), ajv.errorsText(accepts.errors)).toBe(true);
+  });
+});
