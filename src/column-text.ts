@@ -2,16 +2,16 @@
  * PostgreSQL's text output -> JSON, byte by byte, one function per rendering.
  * This is the hot path: nothing here makes a string or an object for the common types.
  *
- * Every encoder trusts that the text comes from a type's output function under the session settings of
- * `facts/row-path-performance.md` 3: client_encoding UTF8, DateStyle ISO, IntervalStyle postgres, TimeZone UTC,
- * extra_float_digits 1, bytea_output hex.
+ * Every encoder trusts that the text comes from a type's output function (not from a cast to text, which prints
+ * inet, bpchar and xml otherwise) under these session settings: client_encoding UTF8, DateStyle ISO,
+ * IntervalStyle postgres, TimeZone UTC, extra_float_digits 1, bytea_output hex.
  */
 import type { LineBuffer } from './airbyte/line-buffer.ts';
 
 /**
  * Writes the JSON of one non-null value, given as PostgreSQL's text output (bytes src[start,end) in UTF-8),
- * at out.bytes[out.length...]. The caller has reserved 6*(end-start)+64 bytes for this value; an encoder that may
- * need more (hstore, arrays of it) calls `out.reserve` itself, so room reserved for *later* values is not safe.
+ * at out.bytes[out.length...]. The caller has reserved 6*(end-start)+64 bytes; no value becomes longer than that, so
+ * the room of a whole row may be reserved at once.
  * @returns false when the value has no JSON form (NaN, infinity ...): the caller resets out.length, writes null
  *   and notes it in meta.changes.
  */
@@ -219,8 +219,7 @@ const LAST_MICROSECOND = Buffer.from('23:59:59.999999');
  * @returns the index in src behind the clock.
  */
 function putClock(bytes: Buffer, at: number, src: Buffer, i: number, end: number): number {
-  at = put(bytes, at, src, i, i + 8);
-  i += 8;
+  for (const stop = i + 8; i < stop; i++) bytes[at++] = src[i]!;
   const full = at + 7;
   bytes[at++] = DOT;
   if (src[i] === DOT && i < end) {
@@ -309,10 +308,9 @@ function putTimestamp(
   const bytes = out.bytes;
   let at = out.length;
   bytes[at++] = QUOTE;
-  let i = start + 10;
-  while (i < end && src[i] !== SPACE) i++;
+  let i = start;
+  while (i < end && src[i] !== SPACE) bytes[at++] = src[i++]!;
   if (end - i < 9) return false;
-  at = put(bytes, at, src, start, i);
   bytes[at++] = 0x54;
   i = putClock(bytes, at, src, i + 1, end);
   at += 15;
@@ -372,11 +370,22 @@ function hstoreToJson(text: string): string | undefined {
   return done === text.length ? `{${pairs.join(',')}}` : undefined;
 }
 
-/** hstore: a string that holds a JSON object, nulls kept. Rare enough for strings; may grow beyond the caller's room. */
+const LINE_ENDS = /[\u0085\u2028\u2029]/gu;
+
+function escapeLineEnd(found: string): string {
+  return `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}`;
+}
+
+/**
+ * hstore: a string that holds a JSON object, nulls kept. Rare enough for strings.
+ * Escaped twice, a control character takes seven bytes: a value of a hundred of them and little else does not fit the
+ * room of its caller and has no JSON form.
+ */
 export const encodeHstore: Encode = (out, src, start, end) => {
   const json = hstoreToJson(src.toString('utf8', start, end));
   if (json === undefined) return encodeText(out, src, start, end);
-  const text = Buffer.from(json);
-  out.reserve(text.length * 6 + 64);
-  return encodeText(out, text, 0, text.length);
+  const bytes = Buffer.from(JSON.stringify(json).replace(LINE_ENDS, escapeLineEnd));
+  if (bytes.length > 6 * (end - start) + 64) return false;
+  out.length = put(out.bytes, out.length, bytes, 0, bytes.length);
+  return true;
 };

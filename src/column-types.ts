@@ -89,7 +89,7 @@ const TIMESTAMP_TZ: ColumnType = {
   encode: encodeTimestampTz,
 };
 
-/** [typname, OID, OID of its array or 0, rule]; OIDs are fixed in the server's pg_type.dat. */
+/** [typname, OID, OID of its array, rule]; OIDs are fixed in the server's pg_type.dat. */
 type BuiltIn = readonly [name: string, oid: number, arrayOid: number, rule: ColumnType];
 
 /** Built-in types whose values have an order that an incremental read can follow. */

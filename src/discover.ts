@@ -146,13 +146,13 @@ function toStream(relation: Relation, source: SourceModel, config: Config): Airb
       ...annotation('continuous aggregate', aggregate, source),
     },
     ...syncModes(relation, source, config),
-    source_defined_primary_key: key(relation, config).map((column) => [column]),
+    source_defined_primary_key: keyColumns(relation, config).map((column) => [column]),
     is_resumable: isResumable(relation, source),
   };
 }
 
 /** Whether its changes can be had from the WAL. */
-function hasChanges(relation: Relation, source: SourceModel, config: Config): boolean {
+export function hasChanges(relation: Relation, source: SourceModel, config: Config): boolean {
   return (
     config.replication.method === 'CDC' &&
     (relation.kind === 'table' || relation.kind === 'partitioned') &&
@@ -170,7 +170,7 @@ function isResumable(relation: Relation, source: SourceModel): boolean {
  * The primary key, or for tables without one the unique index that is the replica identity. Under CDC that index goes
  * first: a deletion carries its columns and no others.
  */
-function key(relation: Relation, config: Config): readonly string[] {
+export function keyColumns(relation: Relation, config: Config): readonly string[] {
   const inWal = config.replication.method === 'CDC' && relation.replicaIdentity === 'index';
   const preferred = inWal ? relation.identity : relation.primaryKey;
   const columns = preferred.length > 0 ? preferred : [...relation.primaryKey, ...relation.identity];

@@ -107,6 +107,36 @@ export function chunkDone(
   return absorb({ ...progress, read: [...read, { id, rangeStart, rangeEnd }], seen: seenNow }, chunks);
 }
 
+/** A chunk that counted as done has to be read again: its rows may have changed unseen. */
+export function chunkUndone(
+  progress: HypertableProgress,
+  chunk: ChunkRange & { readonly oid: number },
+): HypertableProgress {
+  const { rangeStart, rangeEnd } = chunk;
+  const seen = new Map(progress.seen);
+  seen.delete(chunk.oid);
+  return {
+    ...progress,
+    complete: false,
+    covered: progress.covered.flatMap((range) =>
+      [
+        { rangeStart: range.rangeStart, rangeEnd: least(range.rangeEnd, rangeStart) },
+        { rangeStart: greatest(range.rangeStart, rangeEnd), rangeEnd: range.rangeEnd },
+      ].filter((rest) => rest.rangeStart < rest.rangeEnd),
+    ),
+    read: progress.read.filter((read) => read.id !== chunk.id),
+    seen,
+  };
+}
+
+function least(a: bigint, b: bigint): bigint {
+  return a < b ? a : b;
+}
+
+function greatest(a: bigint, b: bigint): bigint {
+  return a > b ? a : b;
+}
+
 /** Moves ranges from `read` into `covered` where no chunk that is left to read lies in them. */
 function absorb(progress: HypertableProgress, chunks: readonly ChunkRange[]): HypertableProgress {
   const pending = pendingChunks(progress, chunks);
@@ -171,4 +201,9 @@ export function forgetSeen<P extends Progress>(progress: P, position: Lsn): P {
 /** Everything that existed is read, or comes from the stream. */
 export function completed<P extends Progress>(progress: P): P {
   return { ...progress, complete: true };
+}
+
+/** Something is left to read again. */
+export function reopened<P extends Progress>(progress: P): P {
+  return { ...progress, complete: false };
 }

@@ -22,6 +22,8 @@ export type Selection = {
   readonly columns: readonly string[];
   readonly where: string | null;
   readonly values: readonly (string | null)[];
+  /** A column to sort by, where the order of rows matters. */
+  readonly orderBy: string | null;
 };
 
 export type ChunkRead =
@@ -117,7 +119,8 @@ function selectSql(relation: string, selection: Selection): string {
   // A row without any selected column still counts as a row.
   const columns = selection.columns.map((name) => ident(name)).join(', ');
   const where = selection.where === null ? '' : ` WHERE ${selection.where}`;
-  return `SELECT ${columns} FROM ${relation}${where}`;
+  const order = selection.orderBy === null ? '' : ` ORDER BY ${ident(selection.orderBy)}`;
+  return `SELECT ${columns} FROM ${relation}${where}${order}`;
 }
 
 async function nameOf(
@@ -139,6 +142,8 @@ export type SliceSource = {
   readonly name: string;
   /** Whether it can be read by ranges of ctid. */
   readonly heap: boolean;
+  /** Whether LOCK TABLE takes it: tables, but neither foreign tables nor materialized views. */
+  readonly lockable: boolean;
 };
 
 export type Slice = {
@@ -163,8 +168,8 @@ export type SliceRead =
 /**
  * Reads one slice.
  * @param filenode what the table's file was when its first slice was read; 0 for the first slice.
- * @param others relations whose writers matter for `seen` besides the source itself: the other leaves.
- * @param quiet ask for a visibility without writers in subtransactions (see `isQuiet`).
+ * @param quiet relations whose writers the visibility should be free of (see `isQuiet`); null: it does not matter.
+ * @throws ConnectorError or the server's error when the table stays locked.
  */
 export async function readSlice(
   client: Client,
@@ -207,7 +212,7 @@ async function attemptSlice(
   accept: () => Promise<boolean>,
 ): Promise<SliceRead | null> {
   const relation = `${ident(source.schema)}.${ident(source.name)}`;
-  const lock = source.heap ? `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE` : '';
+  const lock = source.lockable ? `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE` : '';
   await client.query(`${BEGIN}${lock}`);
   const narrowed = { ...selection, where: conditions(source, slice, selection) };
   const only = source.heap ? `ONLY ${relation}` : relation;

@@ -15,7 +15,7 @@ export type Column = {
   readonly generated: boolean;
 };
 
-export type RelationKind = 'table' | 'partitioned' | 'view' | 'materialized view' | 'foreign table';
+type RelationKind = 'table' | 'partitioned' | 'view' | 'materialized view' | 'foreign table';
 
 export type Relation = {
   readonly oid: number;

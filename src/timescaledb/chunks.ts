@@ -121,26 +121,27 @@ ${compressed}`);
 export type ChunkPublication = {
   readonly published: boolean;
   /**
-   * Published by the transaction that made the chunk, or by a publication of everything that is older: every row was
-   * written under the publication, if it was written to this chunk. False where that cannot be told. Not told either,
-   * and to be told by range and by slot: rows that a split moved here, chunks older than the slot, and rows inserted
-   * *before* a hand-written ALTER PUBLICATION in one transaction with it.
+   * Published by the transaction that made the chunk, or by an older publication of everything or of its schema: every
+   * row ever inserted into this chunk was inserted under the publication. False where that cannot be told. True does not
+   * tell of rows that a split moved here, nor of a chunk older than the slot, nor of rows inserted in one transaction
+   * *before* a hand-written ALTER PUBLICATION: ranges, the slot's age and the way of publishing do.
    */
   readonly sinceBirth: boolean;
 };
 
 /**
- * The chunk's birth is the xmin of a system attribute, which no later command rewrites; that its pg_inherits row is as
- * old tells it from a table filled first and attached later. Schema publications are read from pg_depend because
- * pg_publication_namespace does not exist before PostgreSQL 15. Ages of xids compare well enough: of publications
- * older than 2^31 transactions the answer is false, which costs one read of the chunk.
+ * Birth is the xmin of a system attribute, which no later command rewrites. TimescaleDB makes a chunk and lets it inherit
+ * in two consecutive commands (2.19 to 2.31); a table that was filled and then attached has more between. Schema
+ * publications are read from pg_depend because pg_publication_namespace does not exist before PostgreSQL 15. Where xids
+ * are too old to compare, and where the cmin is not the first one any more, the answer is false: one read too many.
  */
 const PUBLICATIONS = `
 WITH publication AS (
   SELECT p.oid, p.puballtables, age(p.xmin) AS age
   FROM pg_publication p WHERE p.pubname = ANY ($2::text[])
 ), chunk AS (
-  SELECT c.oid, c.relnamespace, CASE WHEN i.xmin = a.xmin THEN a.xmin END AS birth
+  SELECT c.oid, c.relnamespace,
+         CASE WHEN i.xmin = a.xmin AND i.cmin::text::bigint - a.cmin::text::bigint <= 1 THEN a.xmin END AS birth
   FROM unnest($1::oid[]) AS wanted (oid)
   JOIN pg_class c ON c.oid = wanted.oid AND c.relkind = 'r'
   LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhseqno = 1
@@ -163,7 +164,7 @@ WITH publication AS (
 SELECT oid::bigint AS oid, coalesce(bool_or(since_birth), false) AS since_birth
 FROM published GROUP BY oid`;
 
-/** For each chunk OID whether one of the publications contains it, by name, with its schema, or with everything. One query. */
+/** For each chunk OID whether one of the publications contains it: by name, with its schema, or with everything. One query. */
 export async function chunkPublications(
   client: ClientBase,
   chunkOids: readonly number[],
@@ -186,7 +187,8 @@ export async function chunkPublications(
  * SQL ($1: the chunk's OID) that gives one row: `snapshot` and `lsn` of the reading transaction, `status` of the chunk as
  * of its snapshot, and `latest`, the newest committed one. Different: the chunk was compressed or recompressed between
  * snapshot and plan, and what is read may lack rows. Both null: it is no chunk (any more).
- * To be run after the reading statement is bound and before it is executed.
+ * To be run after the reading statement is bound and before it is executed. On 2.19 chunk_status() takes an xid, and key
+ * share locks on the chunk's slices until the transaction ends; on 2.29 it takes neither.
  */
 export function chunkCheckSql(catalog: TimescaleCatalog): string {
   return `

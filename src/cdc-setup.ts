@@ -1,0 +1,289 @@
+/**
+ * Publication, then slot, then reads, then stream: what must be in place before the first row of a CDC sync, and whether
+ * the state that came in can be gone on with.
+ */
+import type { Client } from 'pg';
+import type { Output } from './airbyte/output.ts';
+import type { Config } from './config.ts';
+import { ConnectorError, errorCode } from './errors.ts';
+import { label, type SyncStream } from './plan.ts';
+import type { Lsn } from './postgres/lsn.ts';
+import { formatLsn } from './postgres/lsn.ts';
+import {
+  addTables,
+  addTablesSql,
+  createPublicationSql,
+  insertsPublication,
+  publicationStatus,
+  type TableName,
+} from './postgres/publication.ts';
+import type { Relation } from './postgres/relations.ts';
+import {
+  confirmSlot,
+  createSlot,
+  dropSlot,
+  serverIdentity,
+  type ServerIdentity,
+  slotStatus,
+  type SlotStatus,
+  targetLsn,
+} from './postgres/slot.ts';
+import type { SharedState } from './state.ts';
+
+export type CdcConfig = Extract<Config['replication'], { method: 'CDC' }>;
+
+/** Whether a row of the relation can be told from others in the WAL: without it neither updates nor deletes may be published. */
+export function hasIdentity(relation: Relation): boolean {
+  switch (relation.replicaIdentity) {
+    case 'full':
+      return true;
+    case 'nothing':
+      return false;
+    case 'default':
+    case 'index':
+      return relation.identity.length > 0;
+    default:
+      return relation.replicaIdentity satisfies never;
+  }
+}
+
+/**
+ * One sync at a time on a slot: a session-level advisory lock, which ends with its session. A session left behind by a
+ * killed process ends within seconds, so the lock is waited for.
+ * @throws ConnectorError (transient) when another sync holds it.
+ */
+export async function claimSlot(client: Client, slot: string): Promise<void> {
+  const begun = Date.now();
+  for (;;) {
+    const { rows } = await client.query<{ claimed: boolean }>(
+      `SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('source-timescaledb'), pg_catalog.hashtext($1)) AS claimed`,
+      [slot],
+    );
+    if (rows[0]?.claimed === true) return;
+    if (Date.now() - begun > CLAIM_WAIT_MS) {
+      throw new ConnectorError(`Another sync is reading from the replication slot ${slot}.`, {
+        kind: 'transient_error',
+        fix: 'Give each connection a slot of its own, or wait until the other sync has ended.',
+      });
+    }
+    await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+}
+
+const CLAIM_WAIT_MS = 60_000;
+
+/** Makes sure that the publication exists. @returns whether it was made now. */
+export async function ensurePublication(
+  client: Client,
+  config: Config,
+  cdc: CdcConfig,
+): Promise<boolean> {
+  if ((await publicationStatus(client, cdc.publication)) !== null) return false;
+  const sql = createPublicationSql(cdc.publication, 'all changes');
+  if (!config.managePublication) {
+    throw new ConnectorError(`The publication ${cdc.publication} does not exist.`, {
+      kind: 'config_error',
+      fix: `Create it with your tables: ${sql};`,
+    });
+  }
+  await manage(client, sql);
+  return true;
+}
+
+/** DDL of ours, with the privilege named where it is missing. */
+async function manage(client: Client, sql: string): Promise<void> {
+  try {
+    await client.query(sql);
+  } catch (error) {
+    if (errorCode(error) !== '42501') throw error;
+    throw new ConnectorError('The role may not manage the publication.', {
+      kind: 'config_error',
+      fix: `Let somebody who may run: ${sql}; or grant CREATE on the database to this role.`,
+      cause: error,
+    });
+  }
+}
+
+export type PublishResult = {
+  /** Tables that are published now and were not before. */
+  readonly added: readonly TableName[];
+  /** Tables that the role may not publish. */
+  readonly refused: readonly TableName[];
+};
+
+/**
+ * Adds tables to the publication, or, where rows cannot be told apart, to the one with inserts only.
+ * With `verify only`, or without the privilege, nothing is done and the tables are returned as refused.
+ */
+export async function publish(
+  client: Client,
+  config: Config,
+  cdc: CdcConfig,
+  tables: readonly (TableName & { readonly identity: boolean })[],
+  output: Output,
+): Promise<PublishResult> {
+  if (tables.length === 0) return { added: [], refused: [] };
+  if (!config.managePublication) return { added: [], refused: tables };
+  try {
+    const withIdentity = tables.filter((table) => table.identity);
+    await addTables(client, cdc.publication, withIdentity);
+    const without = tables.filter((table) => !table.identity);
+    if (without.length > 0) {
+      const inserts = insertsPublication(cdc.publication);
+      if ((await publicationStatus(client, inserts)) === null) {
+        await manage(client, createPublicationSql(inserts, 'inserts'));
+      }
+      await addTables(client, inserts, without);
+    }
+    return { added: tables, refused: [] };
+  } catch (error) {
+    if (errorCode(error) !== '42501') throw error;
+    output.log('WARN', `The role may not add tables to the publication ${cdc.publication}.`);
+    return { added: [], refused: tables };
+  }
+}
+
+/** The sentence for tables that must be published first and that we may not publish. */
+export function unpublished(cdc: CdcConfig, tables: readonly TableName[]): ConnectorError {
+  const names = tables.slice(0, 5).map(({ schema, name }) => label({ namespace: schema, name }));
+  const more = tables.length > 5 ? ` and ${tables.length - 5} more` : '';
+  return new ConnectorError(
+    `The publication ${cdc.publication} does not cover ${names.join(', ')}${more}.`,
+    {
+      kind: 'config_error',
+      fix: `Let its owner run: ${addTablesSql(cdc.publication, tables.slice(0, 20))};`,
+    },
+  );
+}
+
+export type StartPosition = {
+  readonly shared: SharedState;
+  /** Nothing that came in can be gone on with: every stream is read from the beginning. */
+  readonly fresh: boolean;
+};
+
+/**
+ * Finds, makes or moves the slot, and gives the position to stream from. The only confirmation of a sync happens here:
+ * up to the state that came in. Without one nothing depends on the slot, so an existing one is moved to the present.
+ * @throws ConnectorError when slot and state do not fit and the user did not ask for a resync.
+ */
+export async function startPosition(
+  client: Client,
+  config: Config,
+  cdc: CdcConfig,
+  shared: SharedState | null,
+  output: Output,
+): Promise<StartPosition> {
+  const identity = await serverIdentity(client);
+  const status = await slotStatus(client, cdc.slot);
+  if (shared !== null) {
+    const reason = cannotGoOn(shared, cdc, identity, status, await currentDatabase(client));
+    if (reason === null) {
+      await confirmSlot(client, cdc.slot, shared.lsn);
+      return { shared: { ...shared, timeline: identity.timeline }, fresh: false };
+    }
+    if (!cdc.resyncOnInvalidPosition) throw invalidPosition(reason);
+    output.log('WARN', `${reason} Every stream is read again, as configured.`);
+  }
+  const lsn = await freshSlot(client, config, cdc, status);
+  return {
+    shared: {
+      lsn,
+      cursorFloor: shared?.cursorFloor ?? 0,
+      slot: cdc.slot,
+      publication: cdc.publication,
+      ...identity,
+    },
+    fresh: true,
+  };
+}
+
+async function freshSlot(
+  client: Client,
+  config: Config,
+  cdc: CdcConfig,
+  status: SlotStatus | null,
+): Promise<Lsn> {
+  if (status === null) {
+    if (config.managePublication) return createSlot(client, cdc.slot, cdc.initialWaitingSeconds);
+    throw new ConnectorError(`The replication slot ${cdc.slot} does not exist.`, {
+      kind: 'config_error',
+      fix: `Create it: SELECT pg_create_logical_replication_slot('${cdc.slot}', 'pgoutput');`,
+    });
+  }
+  const unusable = slotProblem(cdc, status, await currentDatabase(client));
+  if (unusable === null) {
+    const now = await targetLsn(client);
+    await confirmSlot(client, cdc.slot, now);
+    return now;
+  }
+  if (!cdc.resyncOnInvalidPosition || !config.managePublication || status.walStatus !== 'lost') {
+    throw invalidPosition(unusable);
+  }
+  await dropSlot(client, cdc.slot);
+  return createSlot(client, cdc.slot, cdc.initialWaitingSeconds);
+}
+
+function invalidPosition(reason: string): ConnectorError {
+  return new ConnectorError(reason, {
+    kind: 'config_error',
+    fix: 'Changes may have been lost: clear the connection and sync again, or set `invalid_cdc_cursor_position_behavior` to "Re-sync data".',
+  });
+}
+
+/** Why the state cannot be gone on with, null where it can. */
+function cannotGoOn(
+  shared: SharedState,
+  cdc: CdcConfig,
+  identity: ServerIdentity,
+  status: SlotStatus | null,
+  database: string,
+): string | null {
+  if (shared.systemIdentifier !== identity.systemIdentifier) {
+    return 'The state comes from another database server.';
+  }
+  if (shared.slot !== cdc.slot) {
+    return `The state belongs to the replication slot ${shared.slot}, not to ${cdc.slot}.`;
+  }
+  if (status === null) return `The replication slot ${cdc.slot} does not exist any more.`;
+  const problem = slotProblem(cdc, status, database);
+  if (problem !== null) return problem;
+  if (status.confirmed !== null && status.confirmed > shared.lsn) {
+    return `The replication slot ${cdc.slot} has moved to ${formatLsn(status.confirmed)}, beyond the state at ${formatLsn(shared.lsn)}.`;
+  }
+  return null;
+}
+
+/** What makes a slot unusable, whatever the state; null where nothing does. */
+export function slotProblem(cdc: CdcConfig, status: SlotStatus, database: string): string | null {
+  if (status.plugin !== 'pgoutput') {
+    return `The replication slot ${cdc.slot} uses the plugin ${status.plugin ?? 'of physical replication'}, not pgoutput.`;
+  }
+  if (status.database !== database) {
+    return `The replication slot ${cdc.slot} belongs to the database ${status.database}, not to ${database}.`;
+  }
+  if (status.walStatus === 'lost' || status.restart === null) {
+    const why = status.invalidationReason === null ? '' : ` (${status.invalidationReason})`;
+    return `The replication slot ${cdc.slot} is lost${why}: the server has removed WAL that it needs.`;
+  }
+  return null;
+}
+
+async function currentDatabase(client: Client): Promise<string> {
+  const { rows } = await client.query<{ name: string }>('SELECT current_database() AS name');
+  return rows[0]?.name ?? '';
+}
+
+/** The publications that a sync hands to pgoutput: the second exists only where some table has no identity. */
+export async function publicationsInUse(client: Client, cdc: CdcConfig): Promise<readonly string[]> {
+  const inserts = insertsPublication(cdc.publication);
+  return (await publicationStatus(client, inserts)) === null
+    ? [cdc.publication]
+    : [cdc.publication, inserts];
+}
+
+/** A stream's own relation, as a member of the publication. */
+export function publishedTable(stream: SyncStream): TableName & { readonly identity: boolean } {
+  const { oid, schema, name } = stream.relation;
+  return { oid, schema, name, identity: hasIdentity(stream.relation) };
+}

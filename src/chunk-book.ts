@@ -1,0 +1,200 @@
+/**
+ * The chunks of the hypertables of a CDC sync: which there are, which are published, which are left to read. Looked at
+ * anew between rounds of reading; the stream adds those that it meets before that.
+ */
+import type { Client } from 'pg';
+import type { Output } from './airbyte/output.ts';
+import { type CdcConfig, hasIdentity, publish, publicationsInUse } from './cdc-setup.ts';
+import type { Config } from './config.ts';
+import type { Ledger } from './ledger.ts';
+import { label, type SyncStream } from './plan.ts';
+import { awaitWriters, type TableName } from './postgres/publication.ts';
+import {
+  chunkDone,
+  chunkUndone,
+  completed,
+  type HypertableProgress,
+  isDone,
+  reopened,
+  startHypertable,
+} from './progress.ts';
+import {
+  type Chunk,
+  type ChunkPublication,
+  chunkPublications,
+  listChunks,
+} from './timescaledb/chunks.ts';
+import type { TimescaleCatalog } from './timescaledb/hypertables.ts';
+
+export class ChunkBook {
+  readonly #client: Client;
+  readonly #config: Config;
+  readonly #cdc: CdcConfig;
+  readonly #catalog: TimescaleCatalog | null;
+  readonly #output: Output;
+  /** Streams that are hypertables, by hypertable id. */
+  readonly #streams: ReadonlyMap<number, SyncStream>;
+  #chunks: readonly Chunk[] = [];
+  #byOid = new Map<number, Chunk>();
+  /** Chunks that nobody may publish: read once in each sync. */
+  readonly #readUnpublished = new Set<number>();
+
+  constructor(
+    client: Client,
+    config: Config,
+    cdc: CdcConfig,
+    catalog: TimescaleCatalog | null,
+    streams: readonly SyncStream[],
+    output: Output,
+  ) {
+    this.#client = client;
+    this.#config = config;
+    this.#cdc = cdc;
+    this.#catalog = catalog;
+    this.#output = output;
+    this.#streams = new Map(
+      streams.flatMap((stream) =>
+        stream.hypertable === null ? [] : [[stream.hypertable.id, stream] as const],
+      ),
+    );
+  }
+
+  /** Reads the list of chunks anew. One query. */
+  async refresh(): Promise<void> {
+    if (this.#catalog === null || this.#streams.size === 0) return;
+    this.#chunks = await listChunks(this.#client, this.#catalog, [...this.#streams.keys()]);
+    this.#byOid = new Map(this.#chunks.map((chunk) => [chunk.oid, chunk]));
+  }
+
+  /** The chunks of a stream that exist, by range. */
+  of(stream: SyncStream): readonly Chunk[] {
+    return this.#chunks.filter((chunk) => chunk.hypertableId === stream.hypertable?.id);
+  }
+
+  get(oid: number): Chunk | undefined {
+    return this.#byOid.get(oid);
+  }
+
+  /** Publishes chunks that are not. Returns those that were added: their writers have to be awaited before they are read. */
+  async publishMissing(): Promise<readonly TableName[]> {
+    const missing: (TableName & { readonly identity: boolean })[] = [];
+    const publications = await this.#publications(this.#chunks);
+    for (const chunk of this.#chunks) {
+      const stream = this.#streams.get(chunk.hypertableId);
+      if (stream === undefined || chunk.foreign || publications.get(chunk.oid)?.published === true) {
+        continue;
+      }
+      const { oid, schema, name } = chunk;
+      missing.push({ oid, schema, name, identity: hasIdentity(stream.relation) });
+    }
+    const { added, refused } = await publish(
+      this.#client,
+      this.#config,
+      this.#cdc,
+      missing,
+      this.#output,
+    );
+    if (refused.length > 0) {
+      this.#output.log(
+        'WARN',
+        `${refused.length} chunks are not in the publication ${this.#cdc.publication} and may not be added: each sync reads them again, and their deletes are not seen, until its owner adds them.`,
+      );
+    }
+    return added;
+  }
+
+  /**
+   * Brings every stream's progress up to what exists: new chunks that were published since their birth need no read,
+   * any other that is not done has to be read.
+   * @param added chunks that `publishMissing` has added after the slot was there.
+   */
+  async adopt(ledger: Ledger, added: readonly TableName[]): Promise<void> {
+    if (this.#streams.size === 0) return;
+    await awaitWriters(
+      this.#client,
+      added.map(({ oid }) => oid),
+    );
+    const late = new Set(added.map(({ oid }) => oid));
+    const publications = await this.#publications(this.#chunks);
+    for (const stream of this.#streams.values()) {
+      const chunks = this.of(stream);
+      const before = ledger.rows(stream);
+      const start =
+        before?.kind === 'hypertable'
+          ? before
+          : startHypertable(hypertableOf(stream), chunks);
+      const progress = chunks.reduce(
+        (current, chunk) =>
+          this.#judge(current, chunk, chunks, publications.get(chunk.oid), late, start.complete),
+        start,
+      );
+      const pending = chunks.some((chunk) => !isDone(progress, chunk));
+      ledger.setRows(stream, pending ? reopened(progress) : completed(progress));
+    }
+  }
+
+  #judge(
+    progress: HypertableProgress,
+    chunk: Chunk,
+    chunks: readonly Chunk[],
+    publication: ChunkPublication | undefined,
+    late: ReadonlySet<number>,
+    wasComplete: boolean,
+  ): HypertableProgress {
+    const published = publication?.published === true && !late.has(chunk.oid);
+    if (isDone(progress, chunk)) {
+      if (published || chunk.foreign || this.#readUnpublished.has(chunk.oid)) return progress;
+      if (!late.has(chunk.oid)) this.#readUnpublished.add(chunk.oid);
+      return chunkUndone(progress, chunk);
+    }
+    // While older chunks are unread a new one may hold rows of theirs (a split), so it is read as well.
+    if (wasComplete && chunk.id > progress.chunkIdMax && publication?.sinceBirth === true) {
+      return chunkDone(progress, chunk, null, chunks);
+    }
+    return progress;
+  }
+
+  /**
+   * A chunk that the stream met before the list had it.
+   * @returns false when it has to be read first.
+   */
+  async discover(oid: number, stream: SyncStream, ledger: Ledger): Promise<boolean> {
+    await this.refresh();
+    const chunk = this.#byOid.get(oid);
+    const progress = ledger.rows(stream);
+    if (chunk === undefined || progress?.kind !== 'hypertable') return true;
+    if (isDone(progress, chunk)) return true;
+    const publications = await this.#publications([chunk]);
+    const chunks = this.of(stream);
+    const judged = this.#judge(
+      progress,
+      chunk,
+      chunks,
+      publications.get(oid),
+      new Set(),
+      progress.complete,
+    );
+    const done = isDone(judged, chunk);
+    ledger.setRows(stream, done ? judged : reopened(judged));
+    this.#output.log(
+      'INFO',
+      `${label(stream.name)}: new chunk ${chunk.name}${done ? '' : ', to be read'}.`,
+    );
+    return done;
+  }
+
+  async #publications(
+    chunks: readonly Chunk[],
+  ): Promise<ReadonlyMap<number, ChunkPublication>> {
+    return chunkPublications(
+      this.#client,
+      chunks.map(({ oid }) => oid),
+      await publicationsInUse(this.#client, this.#cdc),
+    );
+  }
+}
+
+function hypertableOf(stream: SyncStream): NonNullable<SyncStream['hypertable']> {
+  if (stream.hypertable === null) throw new Error(`${label(stream.name)} is no hypertable`);
+  return stream.hypertable;
+}

@@ -1,0 +1,167 @@
+/**
+ * From the configured catalog and the source to the streams of a sync: what is read of each, how, and by which columns.
+ * Pure.
+ */
+import type { ConfiguredStream, JsonObject, SyncMode } from './airbyte/protocol.ts';
+import type { Config } from './config.ts';
+import { hasChanges, keyColumns, type SourceModel } from './discover.ts';
+import { ConnectorError } from './errors.ts';
+import type { Column, Relation } from './postgres/relations.ts';
+import { CDC_COLUMNS } from './record.ts';
+import { type StreamName, streamKey } from './state.ts';
+import type { Hypertable } from './timescaledb/hypertables.ts';
+
+export type SyncStream = {
+  readonly name: StreamName;
+  readonly key: string;
+  readonly relation: Relation;
+  readonly hypertable: Hypertable | null;
+  readonly mode: 'cdc' | 'full_refresh' | 'cursor';
+  /** Of mode cursor. */
+  readonly cursorField: string;
+  /** The platform's ids of a full refresh, '' where there are none: only within one refresh is a finished stream left alone. */
+  readonly refresh: string;
+  /** What the records hold: selected by the user, and there. */
+  readonly columns: readonly Column[];
+  /** Which of CDC_COLUMNS the records hold. */
+  readonly cdcColumns: readonly string[];
+  /** What identifies a row; empty for a table without a key, whose rows are their own identity. */
+  readonly identity: readonly string[];
+};
+
+export type SyncPlan = {
+  readonly streams: readonly SyncStream[];
+  /** Configured, but not in the database (any more). */
+  readonly missing: readonly StreamName[];
+  readonly warnings: readonly string[];
+};
+
+/**
+ * Checks the configured catalog's form.
+ * @throws ConnectorError (config) naming what is wrong.
+ */
+export function parseCatalog(value: unknown): readonly ConfiguredStream[] {
+  const streams = (value as { streams?: unknown } | null)?.streams;
+  if (!Array.isArray(streams)) throw invalidCatalog('it has no `streams`');
+  return streams.map((stream: unknown) => {
+    const configured = stream as Partial<ConfiguredStream> | null;
+    const name = configured?.stream?.name;
+    if (typeof name !== 'string') throw invalidCatalog('a stream has no name');
+    if (!isSyncMode(configured?.sync_mode)) {
+      throw invalidCatalog(
+        `the sync_mode of ${JSON.stringify(name)} must be "full_refresh" or "incremental"`,
+      );
+    }
+    return configured as ConfiguredStream;
+  });
+}
+
+function isSyncMode(value: unknown): value is SyncMode {
+  return value === 'full_refresh' || value === 'incremental';
+}
+
+function invalidCatalog(what: string): ConnectorError {
+  return new ConnectorError(`The configured catalog is not valid: ${what}.`, {
+    kind: 'config_error',
+    fix: 'Refresh the schema of the connection and save it.',
+  });
+}
+
+export function planSync(
+  catalog: readonly ConfiguredStream[],
+  source: SourceModel,
+  config: Config,
+): SyncPlan {
+  const streams: SyncStream[] = [];
+  const missing: StreamName[] = [];
+  const warnings: string[] = [];
+  for (const configured of catalog) {
+    const { name } = configured.stream;
+    const namespace = configured.stream.namespace ?? '';
+    const matches = source.relations.filter(
+      (relation) =>
+        relation.name === name && (namespace === '' || relation.schema === namespace),
+    );
+    const relation = matches[0];
+    if (relation === undefined || matches.length > 1) missing.push({ name, namespace });
+    else streams.push(planStream(configured, relation, source, config, warnings));
+  }
+  const keys = new Set(streams.map((stream) => stream.key));
+  if (keys.size < streams.length) throw invalidCatalog('it holds the same stream twice');
+  return { streams, missing, warnings };
+}
+
+function planStream(
+  configured: ConfiguredStream,
+  relation: Relation,
+  source: SourceModel,
+  config: Config,
+  warnings: string[],
+): SyncStream {
+  const name = { name: relation.name, namespace: relation.schema };
+  const cdc = config.replication.method === 'CDC';
+  const hypertable = source.hypertables.get(relation.oid) ?? null;
+  const cursorField = cursorOf(configured, hypertable);
+  const mode = modeOf(configured.sync_mode, hasChanges(relation, source, config), cdc, cursorField);
+  if (configured.sync_mode === 'incremental' && mode === 'full_refresh') {
+    const why = cdc ? 'it has no changes in the WAL' : 'it has no cursor';
+    warnings.push(`${label(name)} is read in full: ${why}.`);
+  }
+  const selected = propertiesOf(configured);
+  const present = new Set(relation.columns.map((column) => column.name));
+  if (mode === 'cursor' && !present.has(cursorField)) {
+    throw new ConnectorError(`The cursor ${cursorField} of ${label(name)} is not one of its columns.`, {
+      kind: 'config_error',
+      fix: 'Choose another cursor for the stream.',
+    });
+  }
+  return {
+    name,
+    key: streamKey(name),
+    relation,
+    hypertable,
+    mode,
+    cursorField,
+    refresh: refreshOf(configured),
+    columns: relation.columns.filter(
+      // The WAL does not carry generated columns, so a changed row would lose them: left out from the start.
+      (column) => selected.has(column.name) && !(mode === 'cdc' && column.generated),
+    ),
+    cdcColumns: mode === 'cdc' ? CDC_COLUMNS.filter((column) => selected.has(column)) : [],
+    identity: keyColumns(relation, config),
+  };
+}
+
+function modeOf(
+  syncMode: SyncMode,
+  changes: boolean,
+  cdc: boolean,
+  cursorField: string,
+): SyncStream['mode'] {
+  if (syncMode === 'full_refresh') return 'full_refresh';
+  if (cdc) return changes ? 'cdc' : 'full_refresh';
+  return cursorField === '' ? 'full_refresh' : 'cursor';
+}
+
+function refreshOf(configured: ConfiguredStream): string {
+  const { sync_mode: syncMode, generation_id: generation, sync_id: sync } = configured;
+  if (syncMode !== 'full_refresh' || generation == null || sync == null) return '';
+  return `${generation}/${sync}`;
+}
+
+/** The user's choice, else the time dimension, else none. */
+function cursorOf(configured: ConfiguredStream, hypertable: Hypertable | null): string {
+  const chosen = configured.cursor_field?.[0];
+  if (chosen !== undefined && chosen !== '') return chosen;
+  return hypertable?.dimensions.find((dimension) => dimension.kind === 'open')?.column ?? '';
+}
+
+function propertiesOf(configured: ConfiguredStream): ReadonlySet<string> {
+  const properties = (configured.stream.json_schema as JsonObject | null)?.['properties'];
+  return new Set(Object.keys((properties ?? {}) as object));
+}
+
+/** How messages name a stream. */
+export function label(stream: StreamName): string {
+  return stream.namespace === '' ? stream.name : `${stream.namespace}.${stream.name}`;
+}
