@@ -55,6 +55,7 @@ export class RunChecker {
       this.#report(`not JSON: ${line.slice(0, 300)}`);
       return;
     }
+    if (this.#command !== 'read' && message.type === ANSWERS[this.#command]) this.#answers += 1;
     if (PYTHON_LINE_ENDS.test(line)) this.#report(`line end within a line: ${line.slice(0, 300)}`);
     const fault = messageFault(message, this.#isThorough(message));
     if (fault !== null) {
@@ -64,14 +65,13 @@ export class RunChecker {
     if (!ALLOWED[this.#command].includes(message.type)) {
       this.#report(`${message.type} in ${this.#command}`);
     }
-    if (this.#command !== 'read' && message.type === ANSWERS[this.#command]) this.#answers += 1;
     if (message.type === 'TRACE' && message.trace.type === 'ERROR') this.#errors += 1;
     this.#sequence.see(message);
     if (message.type === 'RECORD') this.#records?.see(line, message);
   }
 
   /** @throws Error that lists all violations. */
-  finish(result: Pick<RunResult, 'exitCode' | 'signal'>): void {
+  finish(result: RunResult): void {
     const killed = result.signal !== null;
     if (this.#command === 'read') this.#sequence.finish(result.exitCode, killed);
     else if (!killed) this.#finishAnswer(result.exitCode, ANSWERS[this.#command]);
@@ -79,7 +79,8 @@ export class RunChecker {
     const more = this.#violationCount - this.#violations.length;
     const list = this.#violations.map((violation) => `- ${violation}`);
     if (more > 0) list.push(`- and ${more} more`);
-    throw new Error(`${this.#command} violates the protocol:\n${list.join('\n')}`);
+    const what = `${this.#command} violates the protocol:`;
+    throw new Error([what, ...list, result.describe()].join('\n'));
   }
 
   #finishAnswer(exitCode: number | null, answer: string): void {

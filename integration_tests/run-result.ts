@@ -99,10 +99,15 @@ export class RunResult {
     throw new Error(this.#without('success'));
   }
 
-  #without(what: string): string {
+  /** How it ended and what it said about that, for messages of failed tests. */
+  describe(): string {
     const errors = this.errors().map((error) => JSON.stringify(error, null, 2));
     const end = `exit code ${this.exitCode}, signal ${this.signal}`;
-    return [`no ${what}: ${end}`, ...errors, ...this.logs().slice(-20), this.stderr].join('\n');
+    return [end, ...errors, ...this.logs().slice(-20), this.stderr].join('\n').trim();
+  }
+
+  #without(what: string): string {
+    return `no ${what}: ${this.describe()}`;
   }
 }
 

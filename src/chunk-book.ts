@@ -106,14 +106,10 @@ export class ChunkBook {
   /**
    * Brings every stream's progress up to what exists: new chunks that were published since their birth need no read,
    * any other that is not done has to be read.
-   * @param added chunks that `publishMissing` has added after the slot was there.
+   * @param added chunks that `publishMissing` has added, and whose writers have ended.
    */
   async adopt(ledger: Ledger, added: readonly TableName[]): Promise<void> {
     if (this.#streams.size === 0) return;
-    await awaitWriters(
-      this.#client,
-      added.map(({ oid }) => oid),
-    );
     const late = new Set(added.map(({ oid }) => oid));
     const publications = await this.#publications(this.#chunks);
     for (const stream of this.#streams.values()) {
@@ -128,8 +124,14 @@ export class ChunkBook {
           this.#judge(current, chunk, chunks, publications.get(chunk.oid), late, start.complete),
         start,
       );
-      const pending = chunks.some((chunk) => !isDone(progress, chunk));
-      ledger.setRows(stream, pending ? reopened(progress) : completed(progress));
+      const pending = chunks.filter((chunk) => !isDone(progress, chunk));
+      // Published by somebody else, who knows when: their writers have not been awaited yet.
+      const others = start.complete ? pending.filter(({ oid }) => !late.has(oid)) : [];
+      await awaitWriters(
+        this.#client,
+        others.map(({ oid }) => oid),
+      );
+      ledger.setRows(stream, pending.length > 0 ? reopened(progress) : completed(progress));
     }
   }
 
@@ -154,14 +156,13 @@ export class ChunkBook {
     return progress;
   }
 
-  /**
-   * A chunk that the stream met before the list had it.
-   * @returns false when it has to be read first.
-   */
-  async discover(oid: number, stream: SyncStream, ledger: Ledger): Promise<boolean> {
-    await this.refresh();
+  /** Whether a chunk that the stream has met is read; false: it has to be read before its changes count. */
+  async isRead(oid: number, stream: SyncStream, ledger: Ledger): Promise<boolean> {
+    const listed = this.#byOid.has(oid);
+    if (!listed) await this.refresh();
     const chunk = this.#byOid.get(oid);
     const progress = ledger.rows(stream);
+    // Detached: its rows were read with the hypertable, or left it before.
     if (chunk === undefined || progress?.kind !== 'hypertable') return true;
     if (isDone(progress, chunk)) return true;
     const publications = await this.#publications([chunk]);
@@ -176,10 +177,10 @@ export class ChunkBook {
     );
     const done = isDone(judged, chunk);
     ledger.setRows(stream, done ? judged : reopened(judged));
-    this.#output.log(
-      'INFO',
-      `${label(stream.name)}: new chunk ${chunk.name}${done ? '' : ', to be read'}.`,
-    );
+    if (!listed) {
+      const what = done ? 'streamed since its birth' : 'to be read';
+      this.#output.log('INFO', `${label(stream.name)}: new chunk ${chunk.name}, ${what}.`);
+    }
     return done;
   }
 

@@ -147,7 +147,7 @@ async function loadChunk(
   const checkSql = chunkCheckSql(source.timescale);
   const begun = Date.now();
   const read = await context.readers.use((client) =>
-    readChunk(client, chunk, selection, checkSql, (src, start, end) => {
+    readChunk(client, context.main, chunk, selection, checkSql, (src, start, end) => {
       encoder.writeRow(output.buffer, src, start, end, stamp);
       output.recordWritten();
       return undefined;

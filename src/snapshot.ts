@@ -40,11 +40,13 @@ const BEGIN = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_t
 
 /**
  * Reads one chunk whole or not at all; begins again while maintenance changes it.
+ * @param main another session: it sees the chunk's newest state.
  * @param checkSql `chunkCheckSql` of this server. @param onRow is not called before the check has passed.
  * @throws ConnectorError (transient) when the chunk stays locked or keeps changing.
  */
 export async function readChunk(
   client: Client,
+  main: pg.ClientBase,
   chunk: Chunk,
   selection: Selection,
   checkSql: string,
@@ -55,7 +57,7 @@ export async function readChunk(
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
     if (attempt > 0) await pause(Math.min(2000, 25 * 2 ** attempt));
     try {
-      const read = await attemptChunk(client, chunk, target, selection, checkSql, onRow);
+      const read = await attemptChunk(client, main, chunk, target, selection, checkSql, onRow);
       if (read !== null) return read;
       reason = 'it was compressed or recompressed each time';
     } catch (error) {
@@ -80,6 +82,7 @@ export async function readChunk(
 /** @returns null when the chunk changed between snapshot and plan; nothing was emitted then. */
 async function attemptChunk(
   client: Client,
+  main: pg.ClientBase,
   chunk: Chunk,
   target: { readonly schema: string; readonly name: string },
   selection: Selection,
@@ -91,18 +94,13 @@ async function attemptChunk(
   const lock = chunk.foreign ? '' : `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`;
   await client.query(`${BEGIN}${lock}`);
   await bindPortal(client, 'rows', selectSql(relation, selection), selection.values);
-  const { rows } = await client.query<{
-    snapshot: string;
-    lsn: string;
-    status: number | null;
-    latest: number | null;
-  }>(checkSql, [chunk.oid]);
-  const check = rows[0];
-  if (check === undefined || check.status !== check.latest) {
+  const [check] = (await client.query<ChunkCheck>(checkSql, [chunk.oid])).rows;
+  const [newest] = (await main.query<ChunkCheck>(checkSql, [chunk.oid])).rows;
+  if (check === undefined || check.version !== newest?.version) {
     await client.query('ROLLBACK');
     return null;
   }
-  if (check.status === null) {
+  if (check.version === null) {
     await client.query('ROLLBACK');
     return { kind: 'gone' };
   }
@@ -114,6 +112,12 @@ async function attemptChunk(
     rows: count,
   };
 }
+
+type ChunkCheck = {
+  readonly snapshot: string;
+  readonly lsn: string;
+  readonly version: string | null;
+};
 
 function selectSql(relation: string, selection: Selection): string {
   // A row without any selected column still counts as a row.

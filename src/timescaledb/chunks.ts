@@ -184,20 +184,19 @@ export async function chunkPublications(
 }
 
 /**
- * SQL ($1: the chunk's OID) that gives one row: `snapshot` and `lsn` of the reading transaction, `status` of the chunk as
- * of its snapshot, and `latest`, the newest committed one. Different: the chunk was compressed or recompressed between
- * snapshot and plan, and what is read may lack rows. Both null: it is no chunk (any more).
- * To be run after the reading statement is bound and before it is executed. On 2.19 chunk_status() takes an xid, and key
- * share locks on the chunk's slices until the transaction ends; on 2.29 it takes neither.
+ * SQL ($1: the chunk's OID) that gives one row: `snapshot` and `lsn` of the session, and `version`, which changes with
+ * every change of the chunk's catalog row; null: it is no chunk (any more). Asked inside the reading transaction, after
+ * the reading statement is bound, and then from another session, which sees the newest committed row. Different: the
+ * chunk was compressed or recompressed between snapshot and plan, and what is read may lack rows.
+ * (Not chunk_status(): it takes a transaction id and row locks up to 2.19.)
  */
 export function chunkCheckSql(catalog: TimescaleCatalog): string {
   return `
 SELECT pg_current_snapshot()::text AS snapshot,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text AS lsn,
-       chunk.status,
-       CASE WHEN chunk.status IS NOT NULL THEN _timescaledb_functions.chunk_status($1::oid::regclass) END AS latest
+       chunk.version
 FROM (SELECT) AS one
 LEFT JOIN (
-  SELECT ch.status FROM ${chunkRelationsSql(catalog)} WHERE r.oid = $1::oid
+  SELECT ch.status || ' ' || ch.xmin AS version FROM ${chunkRelationsSql(catalog)} WHERE r.oid = $1::oid
 ) chunk ON true`;
 }

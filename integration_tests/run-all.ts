@@ -1,0 +1,187 @@
+/**
+ * Everything that `npm test` runs, one step after the other; a step that fails does not stop the others.
+ *
+ *   tsx integration_tests/run-all.ts [--all-servers]
+ *
+ * Integration tests run on PostgreSQL 17 with TimescaleDB 2.19; with `--all-servers`, or where `CI` is set, also on
+ * PostgreSQL 18 with TimescaleDB 2.31. The last line of the output counts the tests: `N passed, N failed, N skipped`.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { constants, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { type Release, startServer, type TimescaleServer } from './server.ts';
+
+const CHECKOUT = fileURLToPath(new URL('..', import.meta.url));
+
+type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
+
+type Step = {
+  readonly name: string;
+  readonly seconds: number;
+  /** Null for a step that was left out. */
+  readonly ok: boolean | null;
+  readonly note: string;
+  readonly tests: Counts | null;
+};
+
+const NO_TESTS: Counts = { passed: 0, failed: 0, skipped: 0 };
+
+class Runner {
+  readonly steps: Step[] = [];
+  readonly #reports = mkdtempSync(join(tmpdir(), 'test-reports-'));
+  #child: ChildProcess | null = null;
+  #server: TimescaleServer | null = null;
+
+  /** Runs a script of package.json. */
+  async script(name: string, script: string): Promise<boolean> {
+    const started = this.#begin(name);
+    const ok = await this.#npm(script, []);
+    return this.#end(name, started, ok, ok ? '' : 'failed');
+  }
+
+  /** Runs a script of package.json that calls vitest, and counts its tests. */
+  async tests(name: string, script: string, env: NodeJS.ProcessEnv = {}): Promise<boolean> {
+    const started = this.#begin(name);
+    const report = join(this.#reports, `${this.steps.length}.json`);
+    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+    const ok = await this.#npm(script, ['--', ...reporters], env);
+    const tests = readReport(report);
+    const note = ok ? '' : tests === null ? 'no report' : 'failed';
+    return this.#end(name, started, ok && tests !== null, note, tests ?? NO_TESTS);
+  }
+
+  /** Runs the integration tests on a server that lives as long as they do. */
+  async onServer(release: Release): Promise<void> {
+    const name = `integration, ${release}`;
+    const started = this.#begin(`server, ${release}`);
+    try {
+      this.#server = await startServer({ release, log: print });
+    } catch (error) {
+      this.#end(name, started, false, error instanceof Error ? error.message : String(error));
+      return;
+    }
+    try {
+      await this.tests(name, 'test:integration', { TIMESCALEDB_URL: this.#server.url });
+    } finally {
+      await this.#server.stop();
+      this.#server = null;
+    }
+  }
+
+  skip(name: string, note: string): void {
+    this.steps.push({ name, seconds: 0, ok: null, note, tests: null });
+  }
+
+  /** Ends what runs. */
+  async stop(): Promise<void> {
+    this.#child?.kill('SIGTERM');
+    await this.#server?.stop();
+    this.cleanUp();
+  }
+
+  cleanUp(): void {
+    rmSync(this.#reports, { recursive: true, force: true });
+  }
+
+  #begin(name: string): number {
+    print(`\n── ${name} ${'─'.repeat(Math.max(3, 70 - name.length))}`);
+    return performance.now();
+  }
+
+  #end(name: string, started: number, ok: boolean, note: string, tests?: Counts): boolean {
+    const seconds = (performance.now() - started) / 1000;
+    this.steps.push({ name, seconds, ok, note, tests: tests ?? null });
+    return ok;
+  }
+
+  #npm(script: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<boolean> {
+    return new Promise((resolve) => {
+      const child = spawn('npm', ['run', '--silent', script, ...args], {
+        cwd: CHECKOUT,
+        stdio: ['ignore', 'inherit', 'inherit'],
+        env: { ...process.env, ...env },
+      });
+      this.#child = child;
+      child.once('error', (error) => {
+        print(`npm cannot be run: ${error.message}`);
+        resolve(false);
+      });
+      child.once('close', (code) => {
+        this.#child = null;
+        resolve(code === 0);
+      });
+    });
+  }
+}
+
+/** The counts in vitest's json report; null when there is none. */
+function readReport(file: string): Counts | null {
+  try {
+    const report = JSON.parse(readFileSync(file, 'utf8')) as Readonly<Record<string, number>>;
+    return {
+      passed: report['numPassedTests'] ?? 0,
+      failed: report['numFailedTests'] ?? 0,
+      skipped: (report['numPendingTests'] ?? 0) + (report['numTodoTests'] ?? 0),
+    };
+  } catch {
+    return null;
+  }
+}
+
+async function runSteps(runner: Runner, allServers: boolean): Promise<void> {
+  await runner.script('format', 'format');
+  await runner.script('lint', 'lint');
+  await runner.script('types', 'typecheck');
+  const built = await runner.script('build', 'build');
+  await runner.tests('unit tests', 'test:unit');
+  await runner.script('dead code', 'deadcode');
+  const releases: readonly Release[] = allServers ? ['trixie', 'sid'] : ['trixie'];
+  for (const release of releases) {
+    if (built) await runner.onServer(release);
+    else runner.skip(`integration, ${release}`, 'nothing was built');
+  }
+}
+
+/** Prints the table of the steps and the last line. Returns the exit code. */
+function summarise(steps: readonly Step[]): number {
+  print('');
+  let [passed, failed, skipped] = [0, 0, 0];
+  for (const { name, seconds, ok, note, tests } of steps) {
+    const mark = ok === null ? '-' : ok ? '✓' : '✗';
+    const counts =
+      tests === null
+        ? ''
+        : `${tests.passed} passed, ${tests.failed} failed, ${tests.skipped} skipped`;
+    const [remark = ''] = note.split('\n');
+    const cells = [mark, name.padEnd(22), `${seconds.toFixed(1).padStart(7)} s `, counts, remark];
+    print(cells.join(' ').trimEnd());
+    passed += tests?.passed ?? 0;
+    skipped += tests?.skipped ?? 0;
+    // A step whose tests failed counts as those tests.
+    failed += tests !== null && tests.failed > 0 ? tests.failed : ok === false ? 1 : 0;
+  }
+  const executed = steps
+    .filter(({ name }) => name.startsWith('integration'))
+    .reduce((sum, { tests }) => sum + (tests?.passed ?? 0) + (tests?.failed ?? 0), 0);
+  if (executed === 0) print('no integration test was executed');
+  print(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+  return failed > 0 || executed === 0 ? 1 : 0;
+}
+
+function print(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+const { values } = parseArgs({ options: { 'all-servers': { type: 'boolean' } } });
+const runner = new Runner();
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    void runner.stop().finally(() => process.exit(128 + constants.signals[signal]));
+  });
+}
+await runSteps(runner, values['all-servers'] === true || (process.env['CI'] ?? '') !== '');
+runner.cleanUp();
+process.exitCode = summarise(runner.steps);

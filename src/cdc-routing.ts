@@ -1,0 +1,196 @@
+/**
+ * From a relation of the WAL to the stream that its rows belong to: asks the system catalog what `chunk-router` needs,
+ * and prepares what the applier writes with.
+ */
+import type { Client } from 'pg';
+import pg from 'pg';
+import type { ChangeSink } from './cdc.ts';
+import type { ChunkBook } from './chunk-book.ts';
+import { columnType, isBuiltInType, type PgType } from './column-types.ts';
+import { ConnectorError } from './errors.ts';
+import type { Ledger } from './ledger.ts';
+import { label, type SyncStream } from './plan.ts';
+import type { RelationColumn, RelationMessage } from './postgres/pgoutput.ts';
+import { loadTypes } from './postgres/types.ts';
+import { parseVisibility } from './postgres/visibility.ts';
+import { type RecordClock, type RecordColumn, RecordEncoder } from './record.ts';
+import {
+  type ChunkNaming,
+  qualifiedName,
+  type RelationFacts,
+  type Route,
+  route,
+  type RouterKnowledge,
+} from './timescaledb/chunk-router.ts';
+
+const ident = pg.escapeIdentifier;
+
+export class ChangeRouting {
+  readonly #client: Client;
+  readonly #ledger: Ledger;
+  readonly #book: ChunkBook;
+  readonly #clock: RecordClock;
+  readonly #known: RouterKnowledge;
+  readonly #streams: ReadonlyMap<number, SyncStream>;
+  /** Of this database; grows with types that the WAL announces. */
+  readonly #types: Map<number, PgType>;
+  readonly #routes = new Map<number, Route>();
+  /** The stream met a chunk that has to be read before its changes count. */
+  foundUnread = false;
+
+  constructor(
+    client: Client,
+    ledger: Ledger,
+    book: ChunkBook,
+    clock: RecordClock,
+    streams: readonly SyncStream[],
+    hypertables: readonly ChunkNaming[],
+    publishesEverything: boolean,
+    types: ReadonlyMap<number, PgType>,
+  ) {
+    this.#client = client;
+    this.#ledger = ledger;
+    this.#book = book;
+    this.#clock = clock;
+    this.#types = new Map(types);
+    this.#streams = new Map(streams.map((stream) => [stream.relation.oid, stream]));
+    this.#known = {
+      streams: new Set(this.#streams.keys()),
+      streamNames: new Map(
+        streams.map(({ relation }) => [
+          qualifiedName(relation.schema, relation.name),
+          relation.oid,
+        ]),
+      ),
+      hypertables,
+      publishesEverything,
+    };
+  }
+
+  /**
+   * Where the rows of a relation go; null: to no stream of this sync.
+   * @throws ConnectorError (system) for a relation that cannot be placed: its rows must not be passed over in silence.
+   */
+  async sinkFor(relation: RelationMessage): Promise<ChangeSink | null> {
+    const known = this.#routes.get(relation.oid);
+    const found = known ?? route(await this.#facts(relation), this.#known);
+    this.#routes.set(relation.oid, found);
+    if (found.kind === 'unknown') throw unknownRelation(relation);
+    if (found.kind === 'ignored') return null;
+    const stream = this.#streams.get(found.root);
+    if (stream === undefined) throw unknownRelation(relation);
+    const chunk = stream.hypertable !== null && relation.oid !== stream.relation.oid;
+    return {
+      stream,
+      relation,
+      chunk,
+      encoder: await this.#encoder(stream, relation),
+      identity: stream.identity.map((name) =>
+        relation.columns.findIndex((column) => column.name === name),
+      ),
+      overlap: await this.#overlap(stream, relation.oid, found.droppedChunk),
+    };
+  }
+
+  async #facts(relation: RelationMessage): Promise<RelationFacts> {
+    const { oid, schema, name } = relation;
+    const listed = this.#book.get(oid);
+    if (listed !== undefined) {
+      const root = [...this.#streams.values()].find(
+        (stream) => stream.hypertable?.id === listed.hypertableId,
+      );
+      if (root !== undefined) {
+        return { oid, schema, name, exists: true, ancestors: [root.relation.oid] };
+      }
+    }
+    const { rows } = await this.#client.query<{ exists: boolean; ancestors: string[] }>(
+      `WITH RECURSIVE up AS (
+         SELECT $1::oid AS oid
+         UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+       SELECT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = $1::oid) AS exists,
+              ARRAY (SELECT up.oid::text FROM up) AS ancestors`,
+      [oid],
+    );
+    const ancestors = (rows[0]?.ancestors ?? []).map(Number);
+    return { oid, schema, name, exists: rows[0]?.exists === true, ancestors };
+  }
+
+  /** By column name: chunks and the hypertable may number and order their columns differently. */
+  async #encoder(stream: SyncStream, relation: RelationMessage): Promise<RecordEncoder> {
+    const unknown = relation.columns
+      .map(({ typeOid }) => typeOid)
+      .filter((oid) => !isBuiltInType(oid) && !this.#types.has(oid));
+    if (unknown.length > 0) {
+      for (const [oid, type] of await loadTypes(this.#client, unknown)) this.#types.set(oid, type);
+    }
+    const columns = relation.columns.map((column) => this.#column(stream, column));
+    return new RecordEncoder(stream.name, columns, stream.cdcColumns, this.#clock);
+  }
+
+  #column(stream: SyncStream, { name, typeOid, typmod }: RelationColumn): RecordColumn | null {
+    const column = stream.columns.find((candidate) => candidate.name === name);
+    if (column === undefined) return null;
+    return { name, encode: columnType(typeOid, typmod, column.dimensions, this.#types).encode };
+  }
+
+  async #overlap(
+    stream: SyncStream,
+    oid: number,
+    droppedChunk: boolean,
+  ): Promise<ChangeSink['overlap']> {
+    const progress = this.#ledger.rows(stream);
+    if (progress === undefined) return 'unread';
+    if (progress.kind === 'table') {
+      if (progress.seen !== null) return parseVisibility(progress.seen.visibility);
+      return progress.complete ? 'read' : 'unread';
+    }
+    const seen = progress.seen.get(oid);
+    if (seen !== undefined) return parseVisibility(seen.visibility);
+    // What a dropped chunk held cannot be read any more: what the WAL still has of it is emitted.
+    if (droppedChunk || oid === stream.relation.oid) return 'read';
+    if (await this.#book.isRead(oid, stream, this.#ledger)) return 'read';
+    this.foundUnread = true;
+    return 'unread';
+  }
+
+  /**
+   * The values that cells have now, where an update left them out of the WAL. A later change of the cell comes later in
+   * the stream, with its value; a row that is gone is deleted later in the stream.
+   */
+  async fetchCells(
+    sink: ChangeSink,
+    key: readonly (Buffer | null)[],
+    positions: readonly number[],
+  ): Promise<ReadonlyMap<number, Buffer | null>> {
+    const names = positions.map((position) => sink.relation.columns[position]?.name ?? '');
+    const keyNames = sink.stream.identity;
+    if (keyNames.length === 0 || sink.identity.includes(-1) || key.includes(null)) return new Map();
+    const { schema, name } = sink.stream.relation;
+    const { rows } = await this.#client.query<(string | null)[]>({
+      text: `SELECT ${names.map((column) => ident(column)).join(', ')} FROM ${ident(schema)}.${ident(name)}
+             WHERE ${keyNames.map((column, index) => `${ident(column)} = $${index + 1}`).join(' AND ')}`,
+      values: key.map((value) => value?.toString('utf8') ?? null),
+      rowMode: 'array',
+      types: { getTypeParser: () => (value: string) => value },
+    });
+    const row = rows[0];
+    if (row === undefined) return new Map();
+    return new Map(
+      positions.map((position, index) => {
+        const value = row[index];
+        return [position, value === null || value === undefined ? null : Buffer.from(value)];
+      }),
+    );
+  }
+}
+
+function unknownRelation(relation: RelationMessage): ConnectorError {
+  const name = label({ namespace: relation.schema, name: relation.name });
+  return new ConnectorError(
+    `The WAL holds changes of ${name}, which is not in the database any more and cannot be placed.`,
+    {
+      kind: 'system_error',
+      fix: 'Clear the connection and sync again, so that what is there now is read.',
+    },
+  );
+}

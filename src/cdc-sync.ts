@@ -1,0 +1,204 @@
+/**
+ * A CDC sync: rounds of reading what is pending, each followed by the changes up to now, until nothing is left to read.
+ * Reading and streaming alternate; they never overlap on a chunk. See docs/consistency.md.
+ */
+import type { Client } from 'pg';
+import { ChangeApplier } from './cdc.ts';
+import { ChangeRouting } from './cdc-routing.ts';
+import { type CdcConfig, publish, publishedTable, unpublished } from './cdc-setup.ts';
+import type { ChunkBook } from './chunk-book.ts';
+import { ConnectorError } from './errors.ts';
+import {
+  type Budget,
+  chunksToRead,
+  hypertableRows,
+  type LoadContext,
+  loadChunks,
+  loadTable,
+  wholeSelection,
+} from './load.ts';
+import { label, type SyncStream } from './plan.ts';
+import type { ChangeReader } from './postgres/changes.ts';
+import type { Lsn } from './postgres/lsn.ts';
+import { awaitWriters, publishedRelations, type TableName } from './postgres/publication.ts';
+import { listLeaves } from './postgres/relations.ts';
+import { targetLsn } from './postgres/slot.ts';
+import { isVisible, parseVisibility } from './postgres/visibility.ts';
+
+/** Chunks of a round: each keeps its visibility in the state until the stream has passed it. */
+const ROUND_CHUNKS = 40;
+const ROUND_MS = 60_000;
+/** A STATE in the middle of a long stream: after this many records, or after the configured time. */
+const STATE_RECORDS = 50_000;
+const VISIBLE_WAIT_MS = 60_000;
+
+export type CdcContext = LoadContext & {
+  readonly main: Client;
+  readonly cdc: CdcConfig;
+  readonly book: ChunkBook;
+  readonly routing: ChangeRouting;
+  readonly changes: ChangeReader;
+  /** The CDC streams; there is at least one. */
+  readonly streams: readonly SyncStream[];
+};
+
+/** Runs the rounds and leaves every stream at one recent position. */
+export async function syncChanges(context: CdcContext): Promise<void> {
+  const { cdc, ledger, streams, book, routing, output } = context;
+  const deadline = Date.now() + cdc.initialLoadTimeoutHours * 3_600_000;
+  for (;;) {
+    const pending = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
+    const timeUp = Date.now() > deadline;
+    if (pending.length > 0 && !timeUp) await loadRound(context, pending);
+    routing.foundUnread = false;
+    await drain(context);
+    await book.refresh();
+    const added = await book.publishMissing();
+    await awaitWritersOf(context.main, added);
+    await book.adopt(ledger, added);
+    const left = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
+    if (timeUp && left.length > 0) {
+      const names = left.map((stream) => label(stream.name)).join(', ');
+      output.log('WARN', `The initial load goes on in the next sync: ${names}.`);
+    }
+    if (timeUp || (left.length === 0 && !routing.foundUnread)) break;
+  }
+  // Also where nothing happened: the position moves on, and with it what the server may forget.
+  ledger.checkpoint(firstOf(streams));
+}
+
+async function loadRound(context: CdcContext, pending: readonly SyncStream[]): Promise<void> {
+  const { ledger, book, config } = context;
+  const until = Date.now() + ROUND_MS;
+  let chunksLeft = ROUND_CHUNKS;
+  for (const stream of pending) {
+    if (Date.now() > until || chunksLeft <= 0) return;
+    const selection = wholeSelection(stream);
+    if (stream.hypertable === null) {
+      await loadTable(context, stream, selection, until);
+      continue;
+    }
+    const chunks = book.of(stream);
+    const wanted = chunksToRead(config, hypertableRows(ledger, stream), chunks);
+    const budget: Budget = { chunks: chunksLeft, until };
+    await loadChunks(context, stream, chunks, wanted, selection, budget);
+    chunksLeft -= Math.min(chunksLeft, wanted.length);
+  }
+}
+
+/** Emits the changes up to now, with a STATE now and then at commits. */
+async function drain(context: CdcContext): Promise<void> {
+  const { ledger, changes, output, routing, main, streams } = context;
+  const target = await targetLsn(main);
+  const every = context.config.checkpointTargetIntervalSeconds * 1000;
+  let invisible: number[] = [];
+  let lastState = Date.now();
+  const checkpoint = async (end: Lsn): Promise<void> => {
+    await awaitVisible(main, invisible);
+    invisible = [];
+    ledger.passed(end);
+    ledger.checkpoint(firstOf(streams));
+    lastState = Date.now();
+  };
+  const applier = new ChangeApplier(output, {
+    sinkFor: (relation) => routing.sinkFor(relation),
+    fetchCells: (sink, key, positions) => routing.fetchCells(sink, key, positions),
+    truncated: (sink) => {
+      output.log(
+        'WARN',
+        `${label(sink.stream.name)} was truncated (${label({ namespace: sink.relation.schema, name: sink.relation.name })}); no deletes are emitted.`,
+      );
+    },
+    committed: (end, xid) => {
+      invisible.push(xid);
+      const due = output.recordsSinceState >= STATE_RECORDS || Date.now() - lastState > every;
+      return due ? checkpoint(end) : undefined;
+    },
+  });
+  while (ledger.position < target) {
+    applier.begin();
+    const reached = await changes.readWindow(ledger.position, target, applier.apply);
+    await awaitVisible(main, invisible);
+    invisible = [];
+    ledger.passed(applier.end(reached));
+  }
+  if (output.recordsSinceState > 0) ledger.checkpoint(firstOf(streams));
+}
+
+/** Under CDC a STATE is one of the whole connection, whichever stream asks. */
+function firstOf(streams: readonly SyncStream[]): SyncStream {
+  const stream = streams[0];
+  if (stream === undefined) throw new Error('a CDC sync without a stream');
+  return stream;
+}
+
+/**
+ * Waits until everybody sees the transactions that the stream has delivered. A commit that waits for a synchronous
+ * standby is in the WAL before it is visible: a chunk read now would lack it, and the stream would not bring it again.
+ */
+async function awaitVisible(client: Client, xids: readonly number[]): Promise<void> {
+  const begun = Date.now();
+  let waiting = xids;
+  while (waiting.length > 0) {
+    const { rows } = await client.query<{ now: string }>(
+      'SELECT pg_catalog.pg_current_snapshot()::text AS now',
+    );
+    const now = parseVisibility(rows[0]?.now ?? '');
+    waiting = waiting.filter((xid) => !isVisible(xid, now));
+    if (waiting.length === 0) return;
+    if (Date.now() - begun > VISIBLE_WAIT_MS) {
+      throw new ConnectorError(
+        'A transaction is committed in the WAL but not visible: it waits for a synchronous standby.',
+        { kind: 'transient_error', fix: 'Bring the standby back, or see synchronous_standby_names.' },
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/**
+ * Puts what the streams consist of into the publication, before slot and reads.
+ * @returns what was added; who was writing to it has ended.
+ * @throws ConnectorError (config) for a table that is not covered and may not be added.
+ */
+export async function coverStreams(
+  context: Pick<CdcContext, 'main' | 'config' | 'cdc' | 'book' | 'output'>,
+  streams: readonly SyncStream[],
+  publications: readonly string[],
+): Promise<readonly TableName[]> {
+  const { main, config, cdc, book, output } = context;
+  const covered = await publishedRelations(main, publications);
+  const partitioned = streams.filter((stream) => stream.relation.kind === 'partitioned');
+  const leaves = await listLeaves(
+    main,
+    partitioned.map((stream) => stream.relation.oid),
+  );
+  const missing = streams.filter(({ relation }) => {
+    const own = leaves.filter((leaf) => leaf.root === relation.oid);
+    if (covered.has(relation.oid)) return false;
+    return own.length === 0 || own.some((leaf) => !covered.has(leaf.oid));
+  });
+  const { added, refused } = await publish(
+    main,
+    config,
+    cdc,
+    missing.map((stream) => publishedTable(stream)),
+    output,
+  );
+  // A hypertable's own relation only brings TRUNCATE; its rows are in the chunks.
+  const hypertables = new Set(streams.filter((it) => it.hypertable).map((it) => it.relation.oid));
+  const needed = refused.filter((table) => !hypertables.has(table.oid));
+  if (needed.length > 0) throw unpublished(cdc, needed);
+  await book.refresh();
+  const all = [...added, ...(await book.publishMissing())];
+  await awaitWritersOf(main, all);
+  return all;
+}
+
+/** A transaction that straddles the moment at which its table was published is sent by halves. */
+async function awaitWritersOf(main: Client, tables: readonly TableName[]): Promise<void> {
+  await awaitWriters(
+    main,
+    tables.map(({ oid }) => oid),
+  );
+}

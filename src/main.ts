@@ -1,0 +1,211 @@
+#!/usr/bin/env node
+/**
+ * argv to one command: files in, exit code out. The only user of `process`.
+ *
+ * Nothing here has to run for correctness: a sync may be killed anywhere. Handlers only make an end readable.
+ */
+import { writeSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { Command } from 'commander';
+import { Output } from './airbyte/output.ts';
+import { check } from './check.ts';
+import { type Config, loadSpec, parseConfig, readJsonFile } from './config.ts';
+import { discover } from './discover.ts';
+import { asConnectorError, ConnectorError, errorCode } from './errors.ts';
+import { connect } from './postgres/connection.ts';
+import { read } from './read.ts';
+
+/** Who reads our output has gone: nothing can be said any more, and nothing needs to be. */
+class OutputClosed extends Error {
+  override readonly name = 'OutputClosed';
+}
+
+const STDOUT = 1;
+const nap = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * Writes synchronously: a slow reader then stops everything up to the server, without a queue that could grow.
+ * @throws OutputClosed when the reader has gone.
+ */
+function writeOut(bytes: Uint8Array): void {
+  let at = 0;
+  while (at < bytes.length) {
+    try {
+      at += writeSync(STDOUT, bytes, at);
+    } catch (error) {
+      const code = errorCode(error);
+      // A pipe that somebody else made non-blocking: wait until it has room.
+      if (code === 'EAGAIN') Atomics.wait(nap, 0, 0, 1);
+      else if (code === 'EPIPE') throw new OutputClosed('the reader of the output has gone');
+      else throw error;
+    }
+  }
+}
+
+type Options = {
+  readonly config?: string;
+  readonly catalog?: string;
+  readonly state?: string;
+  readonly debug?: boolean;
+};
+
+async function configFrom(options: Options): Promise<Config> {
+  return parseConfig(await readJsonFile(options.config ?? '', 'config'), await loadSpec());
+}
+
+async function runSpec(output: Output): Promise<void> {
+  output.message({ type: 'SPEC', spec: await loadSpec() });
+}
+
+/** A failed check is an answer, not a failure of the command: exit code 0. */
+async function runCheck(options: Options, output: Output): Promise<void> {
+  let problems: readonly string[];
+  try {
+    const result = await check(await configFrom(options));
+    for (const warning of result.warnings) output.log('WARN', warning);
+    problems = result.failures;
+  } catch (error) {
+    const failure = asConnectorError(error, 'checking the connection');
+    problems = [failure.userMessage];
+  }
+  output.message({
+    type: 'CONNECTION_STATUS',
+    connectionStatus:
+      problems.length === 0
+        ? { status: 'SUCCEEDED' }
+        : { status: 'FAILED', message: problems.join('\n') },
+  });
+}
+
+async function runDiscover(options: Options, output: Output): Promise<void> {
+  const config = await configFrom(options);
+  const client = await connect(config, 'discover');
+  try {
+    const { catalog, warnings } = await discover(client, config);
+    for (const warning of warnings) output.log('WARN', warning);
+    output.message({ type: 'CATALOG', catalog });
+  } finally {
+    await client.end();
+  }
+}
+
+async function runRead(options: Options, output: Output): Promise<void> {
+  const config = await configFrom(options);
+  const catalog = await readJsonFile(options.catalog ?? '', 'catalog');
+  const state =
+    options.state === undefined || options.state === ''
+      ? null
+      : await readJsonFile(options.state, 'state');
+  await read({ config, catalog, state }, output);
+}
+
+/** The end of a failed command: what happened, for the user, as a TRACE. */
+function report(error: unknown, output: Output, doing: string): void {
+  if (error instanceof OutputClosed) return;
+  const failure = asConnectorError(error, doing);
+  const cause = failure.cause instanceof Error ? failure.cause : failure;
+  output.trace({
+    type: 'ERROR',
+    emitted_at: Date.now(),
+    error: {
+      message: failure.userMessage,
+      internal_message: cause.message,
+      ...(cause.stack === undefined ? {} : { stack_trace: cause.stack }),
+      failure_type: failure.kind,
+      ...(failure.stream === undefined ? {} : { stream_descriptor: failure.stream }),
+    },
+  });
+}
+
+async function run(
+  doing: string,
+  options: Options,
+  command: (options: Options, output: Output) => Promise<void>,
+): Promise<void> {
+  const debug = options.debug === true || process.env['LOG_LEVEL']?.toLowerCase() === 'debug';
+  const output = new Output(writeOut, debug);
+  endReadably(output, doing);
+  try {
+    refuseSockets();
+    await command(options, output);
+    output.flush();
+  } catch (error) {
+    process.exitCode = 1;
+    try {
+      output.flush();
+      report(error, output, doing);
+    } catch (second) {
+      if (!(second instanceof OutputClosed)) throw second;
+    }
+  }
+}
+
+/** On a stop signal: say so, then end as the signal would have ended us. */
+function endReadably(output: Output, doing: string): void {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.once(signal, () => {
+      const stopped = new ConnectorError(`Stopped by ${signal} while ${doing}.`, {
+        kind: 'transient_error',
+        fix: 'The next sync goes on from the last STATE.',
+      });
+      try {
+        output.flush();
+        report(stopped, output, doing);
+      } finally {
+        process.kill(process.pid, signal);
+        // The first process of a container is not ended by its own signal.
+        process.exit(1);
+      }
+    });
+  }
+}
+
+/** Records over unix sockets are for connectors of the registry; see the README. */
+function refuseSockets(): void {
+  if (process.env['DATA_CHANNEL_MEDIUM']?.toUpperCase() !== 'SOCKET') return;
+  throw new ConnectorError('This connector writes to standard output only.', {
+    kind: 'system_error',
+    fix: 'Set DATA_CHANNEL_MEDIUM to STDIO.',
+  });
+}
+
+async function version(): Promise<string> {
+  const text = await readFile(new URL('../package.json', import.meta.url), 'utf8');
+  const { version: number }: { version: string } = JSON.parse(text);
+  return number;
+}
+
+const program = new Command('source-timescaledb')
+  .description('Airbyte source connector for TimescaleDB and PostgreSQL')
+  .version(await version())
+  .showHelpAfterError();
+
+const CONFIG = ['--config <file>', 'the configuration, as `spec` describes it'] as const;
+
+program
+  .command('spec')
+  .description('print the JSON schema of the configuration')
+  .option('--debug', 'log more')
+  .action((options: Options) => run('printing the specification', options, async (_, output) => runSpec(output)));
+program
+  .command('check')
+  .description('try the configuration: everything that is missing, each with its fix')
+  .requiredOption(...CONFIG)
+  .option('--debug', 'log more')
+  .action((options: Options) => run('checking the connection', options, runCheck));
+program
+  .command('discover')
+  .description('list tables, hypertables and views as streams')
+  .requiredOption(...CONFIG)
+  .option('--debug', 'log more')
+  .action((options: Options) => run('listing the streams', options, runDiscover));
+program
+  .command('read')
+  .description('read the streams of a configured catalog: records and states on stdout')
+  .requiredOption(...CONFIG)
+  .requiredOption('--catalog <file>', 'the configured catalog')
+  .option('--state <file>', 'the last state of the sync before')
+  .option('--debug', 'log more')
+  .action((options: Options) => run('reading', options, runRead));
+
+await program.parseAsync();

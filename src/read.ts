@@ -1,0 +1,312 @@
+/**
+ * The command `read`: the story of a sync. State and catalog become a plan; the plan is carried out by one of two ways,
+ * with the WAL or by queries; every stream ends with its last STATE and its status.
+ */
+import type { Client } from 'pg';
+import type { Output } from './airbyte/output.ts';
+import { ChangeRouting } from './cdc-routing.ts';
+import {
+  type CdcConfig,
+  claimSlot,
+  ensurePublication,
+  publicationsInUse,
+  startPosition,
+} from './cdc-setup.ts';
+import { coverStreams, syncChanges } from './cdc-sync.ts';
+import { ChunkBook } from './chunk-book.ts';
+import { type Config, unsupportedSettings } from './config.ts';
+import { syncCursor } from './cursor.ts';
+import { loadSource, type SourceModel } from './discover.ts';
+import { ConnectorError } from './errors.ts';
+import { Ledger } from './ledger.ts';
+import {
+  chunksToRead,
+  hypertableRows,
+  type LoadContext,
+  loadChunks,
+  loadTable,
+  ReaderPool,
+  wholeSelection,
+} from './load.ts';
+import { label, parseCatalog, planSync, type SyncPlan, type SyncStream } from './plan.ts';
+import { ChangeReader } from './postgres/changes.ts';
+import { connect } from './postgres/connection.ts';
+import { publicationStatus, type TableName } from './postgres/publication.ts';
+import { completed, startHypertable, startTable } from './progress.ts';
+import { RecordClock } from './record.ts';
+import { visibilityIsExact } from './snapshot.ts';
+import { type InputState, parseState, streamKey } from './state.ts';
+import { listChunks } from './timescaledb/chunks.ts';
+import type { ChunkNaming } from './timescaledb/chunk-router.ts';
+
+export type ReadInput = {
+  readonly config: Config;
+  /** Contents of the files, not yet looked at. */
+  readonly catalog: unknown;
+  readonly state: unknown;
+};
+
+/**
+ * Reads every stream of the catalog.
+ * @throws ConnectorError after the streams that could be read were read; those that were not have the status INCOMPLETE.
+ */
+export async function read(input: ReadInput, output: Output): Promise<void> {
+  const { config } = input;
+  refuseUnsupported(config, output);
+  const catalog = parseCatalog(input.catalog);
+  const main = await connect(config, 'system catalog');
+  try {
+    const source = await loadSource(main, config);
+    const plan = planSync(catalog, source, config);
+    for (const warning of plan.warnings) output.log('WARN', warning);
+    const state = parseState(
+      input.state,
+      plan.streams.map((stream) => stream.name),
+    );
+    await sync(config, main, source, plan, state, output);
+    refuseMissing(plan, output);
+  } finally {
+    await main.end().catch(() => undefined);
+  }
+}
+
+/** Settings that this version does not have must not be passed over in silence. */
+function refuseUnsupported(config: Config, output: Output): void {
+  const settings = unsupportedSettings(config);
+  for (const { sentence, severity } of settings) {
+    if (severity === 'warning') output.log('WARN', sentence);
+  }
+  const errors = settings.filter(({ severity }) => severity === 'error');
+  if (errors.length === 0) return;
+  throw new ConnectorError(errors.map(({ sentence }) => sentence).join(' '), {
+    kind: 'config_error',
+  });
+}
+
+/** The other streams have been read by now. */
+function refuseMissing(plan: SyncPlan, output: Output): void {
+  const [first] = plan.missing;
+  if (first === undefined) return;
+  for (const stream of plan.missing) output.status(stream, 'INCOMPLETE');
+  throw new ConnectorError(
+    `${plan.missing.map((stream) => label(stream)).join(', ')} cannot be read: no such table, or no privilege to select from it.`,
+    { kind: 'config_error', fix: 'Refresh the schema of the connection.', stream: first },
+  );
+}
+
+async function sync(
+  config: Config,
+  main: Client,
+  source: SourceModel,
+  plan: SyncPlan,
+  state: InputState,
+  output: Output,
+): Promise<void> {
+  const { replication } = config;
+  const cdc = replication.method === 'CDC' ? replication : null;
+  refuseOtherKind(state, cdc !== null);
+  const statuses = new Statuses(output, plan.streams);
+  const readers = new ReaderPool(() => connect(config, 'rows'));
+  try {
+    const changing = plan.streams.filter((stream) => stream.mode === 'cdc');
+    const base = { config, main, source, output, readers };
+    if (cdc !== null && changing.length > 0) {
+      await syncWithWal(base, cdc, plan, changing, state, statuses);
+    } else {
+      const clock = new RecordClock(0);
+      const ledger = new Ledger(output, clock, plan.streams, state.streams, null);
+      const context = { ...base, clock, ledger, exactXmin: false };
+      for (const stream of plan.streams) await readByQuery(context, stream, statuses);
+    }
+  } catch (error) {
+    statuses.incomplete();
+    throw error;
+  } finally {
+    await readers.close();
+  }
+}
+
+/** Statuses in the order that the platform demands: STARTED, RUNNING, and COMPLETE or INCOMPLETE at the very end. */
+class Statuses {
+  readonly #output: Output;
+  readonly #open: Set<SyncStream>;
+
+  constructor(output: Output, streams: readonly SyncStream[]) {
+    this.#output = output;
+    this.#open = new Set(streams);
+  }
+
+  started(stream: SyncStream): void {
+    this.#output.status(stream.name, 'STARTED');
+    const { rowEstimate, byteEstimate } = stream.relation;
+    this.#output.trace({
+      type: 'ESTIMATE',
+      emitted_at: Date.now(),
+      estimate: {
+        ...stream.name,
+        type: 'STREAM',
+        row_estimate: Math.max(0, Math.round(rowEstimate)),
+        byte_estimate: Math.max(0, Math.round(byteEstimate)),
+      },
+    });
+    this.#output.status(stream.name, 'RUNNING');
+  }
+
+  complete(stream: SyncStream): void {
+    this.#open.delete(stream);
+    this.#output.status(stream.name, 'COMPLETE');
+  }
+
+  incomplete(): void {
+    for (const stream of this.#open) this.#output.status(stream.name, 'INCOMPLETE');
+    this.#open.clear();
+  }
+}
+
+/** The platform keeps a connection's kind of state; a blank one of the other kind is a fresh start. */
+function refuseOtherKind(state: InputState, cdc: boolean): void {
+  if (state.kind === 'none' || (state.kind === 'global') === cdc) return;
+  throw new ConnectorError('The state was made with another update method.', {
+    kind: 'config_error',
+    fix: 'Clear the connection: a change of the update method begins anew.',
+  });
+}
+
+type Base = Omit<LoadContext, 'ledger' | 'clock' | 'exactXmin'> & { readonly main: Client };
+
+async function syncWithWal(
+  base: Base,
+  cdc: CdcConfig,
+  plan: SyncPlan,
+  changing: readonly SyncStream[],
+  state: InputState,
+  statuses: Statuses,
+): Promise<void> {
+  const { config, main, source, output } = base;
+  await claimSlot(main, cdc.slot);
+  await ensurePublication(main, config, cdc);
+  const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
+  const publications = await publicationsInUse(main, cdc);
+  const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
+  const start = await startPosition(main, config, cdc, state.shared, output);
+  const clock = new RecordClock(start.shared.cursorFloor);
+  const ledger = new Ledger(
+    output,
+    clock,
+    plan.streams,
+    start.fresh ? new Map() : withoutGaps(state, changing, added, output),
+    start.shared,
+  );
+  await book.refresh();
+  await book.adopt(ledger, added);
+  const { rows } = await main.query<{ now: string }>('SELECT pg_current_snapshot()::text AS now');
+  const context = { ...base, clock, ledger, exactXmin: visibilityIsExact(rows[0]?.now ?? '') };
+  const routing = new ChangeRouting(
+    main,
+    ledger,
+    book,
+    clock,
+    changing,
+    namings(source, state),
+    (await publicationStatus(main, cdc.publication))?.allTables === true,
+    source.types,
+  );
+  const changes = await ChangeReader.open(
+    await connect(config, 'changes'),
+    cdc.slot,
+    await publicationsInUse(main, cdc),
+  );
+  try {
+    for (const stream of changing) statuses.started(stream);
+    await syncChanges({ ...context, cdc, book, routing, changes, streams: changing });
+  } finally {
+    await changes.close();
+  }
+  for (const stream of plan.streams) {
+    if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
+  }
+  for (const stream of changing) statuses.complete(stream);
+}
+
+/**
+ * A stream whose own table was not in the publication until now has a gap in its changes: it is read again.
+ * Chunks are judged one by one elsewhere.
+ */
+function withoutGaps(
+  state: InputState,
+  changing: readonly SyncStream[],
+  added: readonly TableName[],
+  output: Output,
+): InputState['streams'] {
+  const late = new Set(added.map(({ oid }) => oid));
+  const streams = new Map(state.streams);
+  for (const stream of changing) {
+    if (stream.hypertable !== null || !late.has(stream.relation.oid)) continue;
+    if (streams.delete(stream.key)) {
+      output.log(
+        'WARN',
+        `${label(stream.name)} was not in the publication any more: it is read again.`,
+      );
+    }
+  }
+  return streams;
+}
+
+/** Of the hypertables that exist, and of those that the state remembers. */
+function namings(source: SourceModel, state: InputState): readonly ChunkNaming[] {
+  const present = [...source.hypertables.values()].map((hypertable) => ({
+    hypertableId: hypertable.id,
+    root: hypertable.oid,
+    chunkSchema: hypertable.chunkSchema,
+    chunkPrefix: hypertable.chunkPrefix,
+  }));
+  const remembered = source.relations.flatMap((relation) => {
+    const key = streamKey({ name: relation.name, namespace: relation.schema });
+    const rows = state.streams.get(key)?.progress;
+    if (rows?.kind !== 'hypertable') return [];
+    const { hypertableId, chunkSchema, chunkPrefix } = rows;
+    return [{ hypertableId, root: relation.oid, chunkSchema, chunkPrefix }];
+  });
+  return [...present, ...remembered];
+}
+
+/** A stream without CDC, from its first row to its last STATE. */
+async function readByQuery(
+  context: LoadContext,
+  stream: SyncStream,
+  statuses: Statuses,
+): Promise<void> {
+  statuses.started(stream);
+  if (stream.mode === 'cursor') await syncCursor(context, stream);
+  else await refresh(context, stream);
+  statuses.complete(stream);
+}
+
+/** A full refresh: from the beginning, or on from where an attempt of the same refresh ended. */
+async function refresh(context: LoadContext, stream: SyncStream): Promise<void> {
+  const { config, ledger, main, source } = context;
+  const known = ledger.get(stream);
+  const same = known?.mode === 'full_refresh' && known.refresh === stream.refresh;
+  if (same && known.progress.complete && stream.refresh !== '') {
+    ledger.checkpoint(stream);
+    return;
+  }
+  const goesOn = same && !known.progress.complete;
+  if (stream.hypertable === null || source.timescale === null) {
+    if (!goesOn) ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress: startTable() });
+    await loadTable(context, stream, wholeSelection(stream), Number.POSITIVE_INFINITY);
+    return;
+  }
+  const chunks = await listChunks(main, source.timescale, [stream.hypertable.id]);
+  if (!goesOn) {
+    const progress = startHypertable(stream.hypertable, chunks);
+    ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress });
+  }
+  const wanted = chunksToRead(config, hypertableRows(ledger, stream), chunks);
+  await loadChunks(context, stream, chunks, wanted, wholeSelection(stream), {
+    chunks: wanted.length,
+    until: Number.POSITIVE_INFINITY,
+  });
+  ledger.setRows(stream, completed(hypertableRows(ledger, stream)));
+  ledger.checkpoint(stream);
+}
