@@ -139,7 +139,8 @@ const CHANGES: readonly Step[] = [
     table: 'metrics',
     what: 'updated rows, over several chunks',
     sql: `UPDATE metrics SET status = 'recalibrated', temperature = temperature + 0.25
-           WHERE device_id = 42 AND time >= ${METRICS_START} + 8 * ${DAY} RETURNING 1`,
+           WHERE device_id = 42 AND time >= ${METRICS_START} + 8 * ${DAY}
+             AND time < ${METRICS_START} + ${METRICS_DAYS} * ${DAY} RETURNING 1`,
   },
   {
     table: 'metrics',

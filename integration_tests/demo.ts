@@ -59,7 +59,10 @@ async function introduce(db: Database): Promise<ConfiguredCatalog> {
   out.result(true, `spec       the form of the configuration, ${duration(spec.seconds)}`);
   const check = await run('check', { config });
   const { status, message = '' } = check.connectionStatus();
-  out.result(status === 'SUCCEEDED', `check      ${status}, ${duration(check.seconds)} ${message}`);
+  out.result(
+    status === 'SUCCEEDED',
+    `check      ${[status, duration(check.seconds), message].filter((part) => part !== '').join(', ')}`,
+  );
   for (const warning of check.logs().filter((line) => line.startsWith('WARN'))) out.line(warning);
   const discover = (await run('discover', { config })).succeeded();
   const catalog = discover.catalog();
@@ -102,24 +105,28 @@ async function read(
   });
   out.endProgress();
   result.succeeded();
-  const rate = records < 100_000 ? '' : `, ${count(records / result.seconds)} records a second`;
+  const rate =
+    records < 100_000
+      ? ''
+      : `, ${count(records / result.seconds)} a second, each checked and applied`;
   const memory =
     result.maxRssKb === undefined ? '' : `, peak memory ${count(result.maxRssKb / 1024)} MB`;
   out.result(true, `${count(records)} records in ${duration(result.seconds)}${rate}${memory}`);
   out.result(
     true,
-    `${count(states)} states, each a place to resume from; the last is ` +
+    `${count(states)} ${states === 1 ? 'state' : 'states'} to resume from; the last is ` +
       `${count(JSON.stringify(destination.state).length)} bytes long`,
   );
   return { records, states, byStream };
 }
 
-/** Compares every stream with its table, row by row. */
+/** Compares every stream with its table, row by row. Returns the number of rows that retention took from the tables. */
 async function compare(
   db: Database,
   destination: Destination,
   options: Readonly<Record<string, CompareOptions>>,
-): Promise<void> {
+): Promise<number> {
+  let kept = 0;
   const rows: (string | number)[][] = [];
   const verdicts: [boolean, string][] = [];
   for (const name of ['metrics', 'messages', 'devices']) {
@@ -127,6 +134,7 @@ async function compare(
     const found = await compareWithTable(db, destination, name, options[name] ?? {});
     const { tableRows, destinationRows, missing, extra, different, retained } = found;
     rows.push([name, tableRows, destinationRows, missing, extra, different, retained]);
+    kept += retained;
     const what = isEqual(found) ? 'equal, row by row' : ['differs:', ...found.samples].join('\n');
     verdicts.push([isEqual(found), `${name.padEnd(9)}  ${what}`]);
   }
@@ -134,6 +142,7 @@ async function compare(
   const heading = ['stream', 'in the table', 'in the destination', 'missing', 'extra', 'different'];
   out.table([...heading, 'kept'], rows);
   for (const [ok, what] of verdicts) out.result(ok, what);
+  return kept;
 }
 
 async function change(db: Database): Promise<{ readonly records: number; readonly kept: number }> {
@@ -158,7 +167,9 @@ async function change(db: Database): Promise<{ readonly records: number; readonl
 }
 
 async function story(server: TimescaleServer, db: Database): Promise<void> {
-  const version = await db.value<string>('SHOW server_version');
+  const version = await db.value<string>(
+    `SELECT split_part(current_setting('server_version'), ' ', 1)`,
+  );
   const extension = await db.value<string>(
     `SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'`,
   );
@@ -193,8 +204,7 @@ async function story(server: TimescaleServer, db: Database): Promise<void> {
     'Retention is no deletion: rows of a dropped chunk stay in the destination.',
   );
   const retained = (key: readonly string[]): boolean => (key[0] ?? '') < RETENTION_CUT;
-  await compare(db, destination, { metrics: { retained } });
-  const kept = (await compareWithTable(db, destination, 'metrics', { retained })).retained;
+  const kept = await compare(db, destination, { metrics: { retained } });
   out.result(
     kept === due.kept,
     `${count(kept)} of ${count(due.kept)} rows of the dropped chunk kept`,

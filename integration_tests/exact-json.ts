@@ -14,16 +14,20 @@ const PERHAPS_INEXACT = /9\d{15}|\d[\d.]{16,}|\d[eE][+-]?\d{3}/;
 /** A string, which is skipped, or a number. */
 const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 
-/** Whether `JSON.parse` may lose digits of this text. */
-export function mayLoseDigits(json: string): boolean {
-  return PERHAPS_INEXACT.test(json);
+/** Parses; numbers whose digits a double may lose come as `ExactNumber`. */
+export function parseExact(json: string): unknown {
+  return PERHAPS_INEXACT.test(json) ? parseTokens(json, PERHAPS_INEXACT) : JSON.parse(json);
 }
 
-/** Parses with every number as an `ExactNumber`, also those that a double could hold. */
+/** Parses; all numbers come as `ExactNumber`. */
 export function parseDigits(json: string): unknown {
+  return parseTokens(json, /^/);
+}
+
+function parseTokens(json: string, exact: RegExp): unknown {
   return JSON.parse(
     json.replace(STRING_OR_NUMBER, (token) =>
-      token.startsWith('"') ? token : `{"digits":"${token}"}`,
+      token.startsWith('"') || !exact.test(token) ? token : `{"digits":"${token}"}`,
     ),
   );
 }

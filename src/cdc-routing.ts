@@ -2,8 +2,7 @@
  * From a relation of the WAL to the stream that its rows belong to: asks the system catalog what `chunk-router` needs,
  * and prepares what the applier writes with.
  */
-import type { Client } from 'pg';
-import pg from 'pg';
+import { type Client, escapeIdentifier as ident } from 'pg';
 import type { ChangeSink } from './cdc.ts';
 import type { ChunkBook } from './chunk-book.ts';
 import { columnType, isBuiltInType, type PgType } from './column-types.ts';
@@ -22,8 +21,6 @@ import {
   route,
   type RouterKnowledge,
 } from './timescaledb/chunk-router.ts';
-
-const ident = pg.escapeIdentifier;
 
 export class ChangeRouting {
   readonly #client: Client;
@@ -140,6 +137,7 @@ export class ChangeRouting {
   ): Promise<ChangeSink['overlap']> {
     const progress = this.#ledger.rows(stream);
     if (progress === undefined) return 'unread';
+    if (progress.replay) return 'read';
     if (progress.kind === 'table') {
       if (progress.seen !== null) return parseVisibility(progress.seen.visibility);
       return progress.complete ? 'read' : 'unread';

@@ -192,6 +192,7 @@ export async function startPosition(
       cursorFloor: shared?.cursorFloor ?? 0,
       slot: cdc.slot,
       publication: cdc.publication,
+      settled: false,
       ...identity,
     },
     fresh: true,
@@ -275,7 +276,10 @@ async function currentDatabase(client: Client): Promise<string> {
 }
 
 /** The publications that a sync hands to pgoutput: the second exists only where some table has no identity. */
-export async function publicationsInUse(client: Client, cdc: CdcConfig): Promise<readonly string[]> {
+export async function publicationsInUse(
+  client: Client,
+  cdc: CdcConfig,
+): Promise<readonly string[]> {
   const inserts = insertsPublication(cdc.publication);
   return (await publicationStatus(client, inserts)) === null
     ? [cdc.publication]

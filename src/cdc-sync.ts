@@ -4,7 +4,7 @@
  */
 import type { Client } from 'pg';
 import { ChangeApplier } from './cdc.ts';
-import { ChangeRouting } from './cdc-routing.ts';
+import type { ChangeRouting } from './cdc-routing.ts';
 import { type CdcConfig, publish, publishedTable, unpublished } from './cdc-setup.ts';
 import type { ChunkBook } from './chunk-book.ts';
 import { ConnectorError } from './errors.ts';
@@ -46,6 +46,8 @@ export type CdcContext = LoadContext & {
 export async function syncChanges(context: CdcContext): Promise<void> {
   const { cdc, ledger, streams, book, routing, output } = context;
   const deadline = Date.now() + cdc.initialLoadTimeoutHours * 3_600_000;
+  // Before the first record: whatever is emitted without a state of its own, this one tells where to go on from.
+  ledger.checkpoint(firstOf(streams));
   for (;;) {
     const pending = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
     const timeUp = Date.now() > deadline;
@@ -55,7 +57,7 @@ export async function syncChanges(context: CdcContext): Promise<void> {
     await book.refresh();
     const added = await book.publishMissing();
     await awaitWritersOf(context.main, added);
-    await book.adopt(ledger, added);
+    await book.adopt(ledger, added, false);
     const left = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
     if (timeUp && left.length > 0) {
       const names = left.map((stream) => label(stream.name)).join(', ');
@@ -64,7 +66,7 @@ export async function syncChanges(context: CdcContext): Promise<void> {
     if (timeUp || (left.length === 0 && !routing.foundUnread)) break;
   }
   // Also where nothing happened: the position moves on, and with it what the server may forget.
-  ledger.checkpoint(firstOf(streams));
+  ledger.checkpoint(firstOf(streams), true);
 }
 
 async function loadRound(context: CdcContext, pending: readonly SyncStream[]): Promise<void> {
@@ -149,7 +151,10 @@ async function awaitVisible(client: Client, xids: readonly number[]): Promise<vo
     if (Date.now() - begun > VISIBLE_WAIT_MS) {
       throw new ConnectorError(
         'A transaction is committed in the WAL but not visible: it waits for a synchronous standby.',
-        { kind: 'transient_error', fix: 'Bring the standby back, or see synchronous_standby_names.' },
+        {
+          kind: 'transient_error',
+          fix: 'Bring the standby back, or see synchronous_standby_names.',
+        },
       );
     }
     await new Promise((resolve) => setTimeout(resolve, 50));

@@ -49,7 +49,11 @@ export type ChangeSupport = {
   readonly truncated: (sink: ChangeSink) => void;
 };
 
-type Transaction = { readonly xid: number; readonly stamp: ChangeStamp; readonly deletion: ChangeStamp };
+type Transaction = {
+  readonly xid: number;
+  readonly stamp: ChangeStamp;
+  readonly deletion: ChangeStamp;
+};
 
 export class ChangeApplier {
   readonly #output: Output;
@@ -149,7 +153,8 @@ export class ChangeApplier {
   /** The sink of a change, null where it is not to be emitted. */
   #sink(oid: number): ChangeSink | null {
     const sink = this.#sinks.get(oid);
-    if (sink === undefined) throw new Error(`pgoutput sent a change of relation ${oid} unannounced`);
+    if (sink === undefined)
+      throw new Error(`pgoutput sent a change of relation ${oid} unannounced`);
     if (sink === null || sink.overlap === 'unread') return null;
     if (sink.overlap === 'read') return sink;
     let skip = this.#skipped.get(oid);

@@ -1,2 +1,147 @@
-import type { Config } from './config.ts';
-export async function check(config: Config): Promise<{ failures: string[]; warnings: string[] }> { void config; return { failures: [], warnings: [] }; }
+/**
+ * The command `check`: what a sync needs, one requirement a function. Every one that fails is reported at once, each
+ * with the SQL that mends it; only what others depend on ends the list. Nothing is written, and the number of queries is
+ * fixed.
+ */
+import type { ClientBase } from 'pg';
+import { publicationFacts } from './check-coverage.ts';
+import { failure, type Finding, listed, tableLabel, warning } from './check-finding.ts';
+import {
+  coverage,
+  insertsOnly,
+  newChunks,
+  ownersStatements,
+  publicationExists,
+  publishesChanges,
+  publishesTooMuch,
+} from './check-publication.ts';
+import {
+  extensionInstalled,
+  freeSlots,
+  primary,
+  replicationRole,
+  type ServerFacts,
+  serverFacts,
+  slotFacts,
+  slotHealth,
+  supportedVersions,
+  usableSlot,
+  walLevel,
+} from './check-server.ts';
+import { guards, markers, timescaleFacts } from './check-timescale.ts';
+import type { CdcConfig } from './cdc-setup.ts';
+import { type Config, type UnsupportedSetting, unsupportedSettings } from './config.ts';
+import { loadSource, relationWarnings, schemaWarnings, type SourceModel } from './discover.ts';
+import { asConnectorError } from './errors.ts';
+import { connect } from './postgres/connection.ts';
+
+/** Settings that say where and how to log in: without them a connection would be one to somewhere else. */
+const WAY_IN: ReadonlySet<string> = new Set([
+  'host',
+  'entra_service_principal_auth',
+  'tunnel_method',
+  'jdbc_url_params',
+]);
+
+/** Tries everything that a sync with this configuration needs. */
+export async function check(
+  config: Config,
+): Promise<{ readonly failures: readonly string[]; readonly warnings: readonly string[] }> {
+  const settings = unsupportedSettings(config);
+  const findings: Finding[] = settings.map(settingFinding);
+  const refused = settings.filter(({ severity }) => severity === 'error');
+  if (!refused.some(({ property }) => WAY_IN.has(property))) {
+    try {
+      await connectAndCheck(config, findings);
+    } catch (error) {
+      findings.push(failure(asConnectorError(error, 'checking the connection').userMessage));
+    }
+  }
+  const sentences = (severity: Finding['severity']): readonly string[] =>
+    findings.filter((finding) => finding.severity === severity).map(({ sentence }) => sentence);
+  return { failures: sentences('failure'), warnings: sentences('warning') };
+}
+
+function settingFinding({ severity, sentence }: UnsupportedSetting): Finding {
+  return severity === 'error' ? failure(sentence) : warning(sentence);
+}
+
+/** Adds to the findings as it goes, so that an error on the way leaves what was found before. */
+async function connectAndCheck(config: Config, findings: Finding[]): Promise<void> {
+  const client = await connect(config, 'check');
+  try {
+    const server = await serverFacts(client);
+    const cdc = config.replication.method === 'CDC' ? config.replication : null;
+    const versions = supportedVersions(server);
+    findings.push(...versions, ...extensionInstalled(config, server));
+    if (cdc !== null) findings.push(...(await checkServer(client, config, cdc, server)));
+    if (versions.length > 0) return;
+    const source = await loadSource(client, config);
+    findings.push(...(await streams(client, config, source)));
+    if (cdc !== null) findings.push(...(await checkChanges(client, config, cdc, server, source)));
+  } finally {
+    await client.end().catch(() => undefined);
+  }
+}
+
+async function checkServer(
+  client: ClientBase,
+  config: Config,
+  cdc: CdcConfig,
+  server: ServerFacts,
+): Promise<readonly Finding[]> {
+  const slot = await slotFacts(client, cdc.slot);
+  return [
+    ...primary(server),
+    ...walLevel(server),
+    ...replicationRole(server),
+    ...freeSlots(server, slot),
+    ...usableSlot(config, cdc, server, slot),
+    ...slotHealth(cdc, server, slot),
+  ];
+}
+
+async function checkChanges(
+  client: ClientBase,
+  config: Config,
+  cdc: CdcConfig,
+  server: ServerFacts,
+  source: SourceModel,
+): Promise<readonly Finding[]> {
+  const facts = await publicationFacts(client, config, cdc, source, server.mayCreate);
+  const timescale = await timescaleFacts(client, source);
+  return [
+    ...publicationExists(config, server, facts),
+    ...publishesChanges(source, facts),
+    ...publishesTooMuch(facts),
+    ...coverage(config, server, facts),
+    ...ownersStatements(source, facts),
+    ...insertsOnly(config, server, facts),
+    ...newChunks(facts),
+    ...(timescale === null ? [] : [...markers(timescale), ...guards(timescale)]),
+  ];
+}
+
+/** The schemas are there, and something in them can be read. */
+async function streams(
+  client: ClientBase,
+  config: Config,
+  source: SourceModel,
+): Promise<readonly Finding[]> {
+  // Without `check_privileges` the model holds what may not be read, too.
+  const readable = source.relations.filter((it) => config.checkPrivileges || it.selectable);
+  const hidden = source.relations.filter((it) => !readable.includes(it));
+  const missing = await schemaWarnings(client, config, readable.length === 0);
+  const findings = [
+    ...missing.map((sentence) => failure(sentence)),
+    ...source.relations
+      .flatMap((relation) => relationWarnings(relation, source, config))
+      .map((sentence) => warning(sentence)),
+  ];
+  if (hidden.length === 0 || readable.length === 0) return findings;
+  const names = listed(hidden.map(tableLabel));
+  return [
+    ...findings,
+    warning(`This role may not select from ${names}.`, 'GRANT SELECT ON the tables that you need.'),
+  ];
+}

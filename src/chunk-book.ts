@@ -16,6 +16,7 @@ import {
   type HypertableProgress,
   isDone,
   reopened,
+  replayed,
   startHypertable,
 } from './progress.ts';
 import {
@@ -81,7 +82,11 @@ export class ChunkBook {
     const publications = await this.#publications(this.#chunks);
     for (const chunk of this.#chunks) {
       const stream = this.#streams.get(chunk.hypertableId);
-      if (stream === undefined || chunk.foreign || publications.get(chunk.oid)?.published === true) {
+      if (
+        stream === undefined ||
+        chunk.foreign ||
+        publications.get(chunk.oid)?.published === true
+      ) {
         continue;
       }
       const { oid, schema, name } = chunk;
@@ -107,8 +112,9 @@ export class ChunkBook {
    * Brings every stream's progress up to what exists: new chunks that were published since their birth need no read,
    * any other that is not done has to be read.
    * @param added chunks that `publishMissing` has added, and whose writers have ended.
+   * @param interrupted the sync before ended without its last state.
    */
-  async adopt(ledger: Ledger, added: readonly TableName[]): Promise<void> {
+  async adopt(ledger: Ledger, added: readonly TableName[], interrupted: boolean): Promise<void> {
     if (this.#streams.size === 0) return;
     const late = new Set(added.map(({ oid }) => oid));
     const publications = await this.#publications(this.#chunks);
@@ -116,9 +122,7 @@ export class ChunkBook {
       const chunks = this.of(stream);
       const before = ledger.rows(stream);
       const start =
-        before?.kind === 'hypertable'
-          ? before
-          : startHypertable(hypertableOf(stream), chunks);
+        before?.kind === 'hypertable' ? before : startHypertable(hypertableOf(stream), chunks);
       const progress = chunks.reduce(
         (current, chunk) =>
           this.#judge(current, chunk, chunks, publications.get(chunk.oid), late, start.complete),
@@ -131,7 +135,9 @@ export class ChunkBook {
         this.#client,
         others.map(({ oid }) => oid),
       );
-      ledger.setRows(stream, pending.length > 0 ? reopened(progress) : completed(progress));
+      const open = pending.length > 0 ? reopened(progress) : completed(progress);
+      const suspect = interrupted && stream.identity.length > 0;
+      ledger.setRows(stream, suspect ? replayed(open) : open);
     }
   }
 
@@ -143,12 +149,13 @@ export class ChunkBook {
     late: ReadonlySet<number>,
     wasComplete: boolean,
   ): HypertableProgress {
-    const published = publication?.published === true && !late.has(chunk.oid);
-    if (isDone(progress, chunk)) {
-      if (published || chunk.foreign || this.#readUnpublished.has(chunk.oid)) return progress;
-      if (!late.has(chunk.oid)) this.#readUnpublished.add(chunk.oid);
+    if (late.has(chunk.oid)) return chunkUndone(progress, chunk);
+    if (publication?.published !== true && !chunk.foreign) {
+      if (this.#readUnpublished.has(chunk.oid)) return progress;
+      this.#readUnpublished.add(chunk.oid);
       return chunkUndone(progress, chunk);
     }
+    if (isDone(progress, chunk)) return progress;
     // While older chunks are unread a new one may hold rows of theirs (a split), so it is read as well.
     if (wasComplete && chunk.id > progress.chunkIdMax && publication?.sinceBirth === true) {
       return chunkDone(progress, chunk, null, chunks);
@@ -184,9 +191,7 @@ export class ChunkBook {
     return done;
   }
 
-  async #publications(
-    chunks: readonly Chunk[],
-  ): Promise<ReadonlyMap<number, ChunkPublication>> {
+  async #publications(chunks: readonly Chunk[]): Promise<ReadonlyMap<number, ChunkPublication>> {
     return chunkPublications(
       this.#client,
       chunks.map(({ oid }) => oid),

@@ -355,10 +355,11 @@ export const encodeMoney: Encode = (out, src, start, end) => {
 
 const HSTORE_PAIR = /"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)(?:, |$)/suy;
 
+const unquote = (part: string): string => part.replace(/\\(.)/gsu, '$1');
+
 /** hstore's own text `"a"=>"1", "b"=>NULL` as JSON object text, or undefined when it is not of that form. */
 function hstoreToJson(text: string): string | undefined {
   const pairs: string[] = [];
-  const unquote = (part: string): string => part.replace(/\\(.)/gsu, '$1');
   HSTORE_PAIR.lastIndex = 0;
   let done = 0;
   for (let pair = HSTORE_PAIR.exec(text); pair !== null; pair = HSTORE_PAIR.exec(text)) {

@@ -3,7 +3,7 @@
  * when the pass begins, so that rows written meanwhile belong to the next pass. The lower bound is inclusive: rows that
  * share the last value may have come later.
  */
-import pg from 'pg';
+import { escapeIdentifier as ident } from 'pg';
 import {
   chunksToRead,
   hypertableRows,
@@ -19,8 +19,6 @@ import { readSlice, type Selection } from './snapshot.ts';
 import type { CursorProgress } from './state.ts';
 import { type Chunk, listChunks } from './timescaledb/chunks.ts';
 
-const ident = pg.escapeIdentifier;
-
 /** Runs one pass over a stream, or goes on with one that was interrupted. */
 export async function syncCursor(context: LoadContext, stream: SyncStream): Promise<void> {
   const { ledger, output } = context;
@@ -28,9 +26,18 @@ export async function syncCursor(context: LoadContext, stream: SyncStream): Prom
   const state: CursorProgress =
     known?.mode === 'cursor' && known.cursorField === stream.cursorField
       ? known
-      : { mode: 'cursor', cursorField: stream.cursorField, cursor: null, upper: null, progress: null };
+      : {
+          mode: 'cursor',
+          cursorField: stream.cursorField,
+          cursor: null,
+          upper: null,
+          progress: null,
+        };
   if (known !== undefined && known !== state) {
-    output.log('WARN', `${label(stream.name)} is read from the beginning: its cursor is another one now.`);
+    output.log(
+      'WARN',
+      `${label(stream.name)} is read from the beginning: its cursor is another one now.`,
+    );
   }
   const chunks = await chunksOf(context, stream);
   const begun = state.progress === null ? await beginPass(context, stream, state, chunks) : state;
@@ -39,7 +46,12 @@ export async function syncCursor(context: LoadContext, stream: SyncStream): Prom
   else if (begun.cursor === null) {
     await loadTable(context, stream, selectionOf(stream, begun), Number.POSITIVE_INFINITY);
   } else await passInOrder(context, stream, begun);
-  ledger.set(stream, { ...begun, cursor: begun.upper ?? begun.cursor, upper: null, progress: null });
+  ledger.set(stream, {
+    ...begun,
+    cursor: begun.upper ?? begun.cursor,
+    upper: null,
+    progress: null,
+  });
   ledger.checkpoint(stream);
 }
 
@@ -57,7 +69,11 @@ async function beginPass(
 ): Promise<CursorProgress> {
   const { hypertable } = stream;
   if (hypertable === null) {
-    return { ...state, upper: await maximum(context, stream, stream.relation, null), progress: startTable() };
+    return {
+      ...state,
+      upper: await maximum(context, stream, stream.relation, null),
+      progress: startTable(),
+    };
   }
   const byTime = isTimeDimension(stream);
   let upper: string | null = null;

@@ -52,7 +52,7 @@ export async function discover(
   const source = await loadSource(client, config);
   const streams = source.relations
     .map((relation) => toStream(relation, source, config))
-    .sort((a, b) => compare(a.namespace, b.namespace) || compare(a.name, b.name));
+    .toSorted((a, b) => compare(a.namespace, b.namespace) || compare(a.name, b.name));
   const warnings = [
     ...(await schemaWarnings(client, config, streams.length === 0)),
     ...source.relations.flatMap((relation) => relationWarnings(relation, source, config)),
@@ -291,7 +291,8 @@ function formatInterval(dimension: Dimension): string {
   return `${count} ${name}${count === 1n ? '' : 's'}`;
 }
 
-function relationWarnings(
+/** What a person should know about a stream before choosing it. */
+export function relationWarnings(
   relation: Relation,
   source: SourceModel,
   config: Config,
@@ -317,7 +318,7 @@ function relationWarnings(
 }
 
 /** Why streams that somebody expects are not there. */
-async function schemaWarnings(
+export async function schemaWarnings(
   client: ClientBase,
   config: Config,
   isEmpty: boolean,

@@ -91,8 +91,14 @@ const SQLSTATES: Readonly<Record<string, Rule>> = {
     what: 'The server cannot do this in its present state.',
     fix: 'Run `check`: it names the setting, slot or publication at fault.',
   },
-  '57014': { kind: 'transient_error', what: 'A statement was cancelled or ran into statement_timeout.' },
-  '57': { kind: 'transient_error', what: 'The server is shutting down, starting up or ended our session.' },
+  '57014': {
+    kind: 'transient_error',
+    what: 'A statement was cancelled or ran into statement_timeout.',
+  },
+  '57': {
+    kind: 'transient_error',
+    what: 'The server is shutting down, starting up or ended our session.',
+  },
   '40': { kind: 'transient_error', what: 'The server rolled our transaction back.' },
   '08': { kind: 'transient_error', what: 'The connection to the server broke.' },
   '25006': {
@@ -139,10 +145,7 @@ export function asConnectorError(error: unknown, doing: string): ConnectorError 
   const code = errorCode(error);
   const text = error instanceof Error ? error.message : String(error);
   const rule =
-    SOCKET_ERRORS[code] ??
-    SQLSTATES[code] ??
-    SQLSTATES[code.slice(0, 2)] ??
-    brokenConnection(text);
+    SOCKET_ERRORS[code] ?? SQLSTATES[code] ?? SQLSTATES[code.slice(0, 2)] ?? brokenConnection(text);
   if (rule === undefined) {
     return new ConnectorError(`Failed while ${doing}: ${text}`, {
       kind: 'system_error',
@@ -166,7 +169,9 @@ export function errorCode(error: unknown): string {
 
 /** `pg` reports a socket that ended in mid-query without any code: the text is all there is. */
 function brokenConnection(text: string): Rule | undefined {
-  if (/Connection terminated|Client has encountered a connection error|timeout expired/i.test(text)) {
+  if (
+    /Connection terminated|Client has encountered a connection error|timeout expired/i.test(text)
+  ) {
     return { kind: 'transient_error', what: 'The connection to the server broke.' };
   }
   if (/does not support SSL|self.signed certificate|certificate|SSL/i.test(text)) {

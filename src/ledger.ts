@@ -7,7 +7,12 @@ import type { Lsn } from './postgres/lsn.ts';
 import { forgetSeen, type Progress } from './progress.ts';
 import type { SyncStream } from './plan.ts';
 import type { RecordClock } from './record.ts';
-import { serialiseShared, serialiseStream, type SharedState, type StreamProgress } from './state.ts';
+import {
+  serialiseShared,
+  serialiseStream,
+  type SharedState,
+  type StreamProgress,
+} from './state.ts';
 
 export class Ledger {
   readonly #output: Output;
@@ -81,8 +86,11 @@ export class Ledger {
     }
   }
 
-  /** Writes a STATE: of the whole connection under CDC, else of the given stream. */
-  checkpoint(stream: SyncStream): void {
+  /**
+   * Writes a STATE: of the whole connection under CDC, else of the given stream.
+   * @param settled the last one of a CDC sync that ends by itself.
+   */
+  checkpoint(stream: SyncStream, settled = false): void {
     const sourceStats = { recordCount: this.#output.recordsSinceState };
     if (this.#shared === null) {
       const progress = this.#progress.get(stream.key);
@@ -91,7 +99,7 @@ export class Ledger {
         type: 'STATE',
         state: { type: 'STREAM', stream: serialiseStream(stream.name, progress), sourceStats },
       });
-    } else this.#global(this.#shared, sourceStats);
+    } else this.#global({ ...this.#shared, settled }, sourceStats);
     this.#output.stateWritten();
   }
 

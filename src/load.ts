@@ -20,13 +20,7 @@ import {
   type TableProgress,
 } from './progress.ts';
 import { type ChangeStamp, type RecordClock, RecordEncoder } from './record.ts';
-import {
-  pageCount,
-  readChunk,
-  readSlice,
-  type Selection,
-  type SliceSource,
-} from './snapshot.ts';
+import { pageCount, readChunk, readSlice, type Selection, type SliceSource } from './snapshot.ts';
 import { type Chunk, chunkCheckSql } from './timescaledb/chunks.ts';
 
 /** What reading needs, for the length of a sync. */
@@ -154,7 +148,10 @@ async function loadChunk(
     }),
   );
   if (read.kind === 'gone') {
-    output.log('INFO', `${label(stream.name)}: chunk ${chunk.name} is gone; its rows are not read.`);
+    output.log(
+      'INFO',
+      `${label(stream.name)}: chunk ${chunk.name} is gone; its rows are not read.`,
+    );
     return false;
   }
   const seen = stream.mode === 'cdc' ? read.seen : null;
@@ -170,7 +167,8 @@ async function loadChunk(
 /** A hypertable's progress. @throws Error when the stream has none, or that of a table. */
 export function hypertableRows(ledger: Ledger, stream: SyncStream): HypertableProgress {
   const progress = ledger.rows(stream);
-  if (progress?.kind !== 'hypertable') throw new Error(`${label(stream.name)} has no chunk progress`);
+  if (progress?.kind !== 'hypertable')
+    throw new Error(`${label(stream.name)} has no chunk progress`);
   return progress;
 }
 
@@ -225,7 +223,8 @@ async function sliceSources(
   stream: SyncStream,
 ): Promise<readonly SliceSource[]> {
   const { relation } = stream;
-  if (relation.kind !== 'partitioned') return [{ ...relation, lockable: relation.kind === 'table' }];
+  if (relation.kind !== 'partitioned')
+    return [{ ...relation, lockable: relation.kind === 'table' }];
   const leaves = await listLeaves(context.main, [relation.oid]);
   return leaves.map((leaf) => ({ ...leaf, lockable: leaf.kind === 'table' }));
 }
@@ -268,8 +267,11 @@ async function loadSlice(
   );
   switch (read.kind) {
     case 'rewritten':
-      output.log('WARN', `${label(stream.name)} was rewritten while it was read: it is read again.`);
-      return startTable();
+      output.log(
+        'WARN',
+        `${label(stream.name)} was rewritten while it was read: it is read again.`,
+      );
+      return { ...startTable(), replay: progress.replay };
     case 'gone':
       if (units.length > 1) return { ...progress, relation: unit.oid + 1, filenode: 0, page: 0 };
       throw goneError(stream);

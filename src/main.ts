@@ -186,7 +186,9 @@ program
   .command('spec')
   .description('print the JSON schema of the configuration')
   .option('--debug', 'log more')
-  .action((options: Options) => run('printing the specification', options, async (_, output) => runSpec(output)));
+  .action((options: Options) =>
+    run('printing the specification', options, async (_, output) => runSpec(output)),
+  );
 program
   .command('check')
   .description('try the configuration: everything that is missing, each with its fix')

@@ -79,8 +79,7 @@ export function planSync(
     const { name } = configured.stream;
     const namespace = configured.stream.namespace ?? '';
     const matches = source.relations.filter(
-      (relation) =>
-        relation.name === name && (namespace === '' || relation.schema === namespace),
+      (relation) => relation.name === name && (namespace === '' || relation.schema === namespace),
     );
     const relation = matches[0];
     if (relation === undefined || matches.length > 1) missing.push({ name, namespace });
@@ -110,10 +109,13 @@ function planStream(
   const selected = propertiesOf(configured);
   const present = new Set(relation.columns.map((column) => column.name));
   if (mode === 'cursor' && !present.has(cursorField)) {
-    throw new ConnectorError(`The cursor ${cursorField} of ${label(name)} is not one of its columns.`, {
-      kind: 'config_error',
-      fix: 'Choose another cursor for the stream.',
-    });
+    throw new ConnectorError(
+      `The cursor ${cursorField} of ${label(name)} is not one of its columns.`,
+      {
+        kind: 'config_error',
+        fix: 'Choose another cursor for the stream.',
+      },
+    );
   }
   return {
     name,

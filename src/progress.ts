@@ -20,6 +20,8 @@ export type Seen = { readonly visibility: string; readonly until: Lsn };
 export type HypertableProgress = {
   readonly kind: 'hypertable';
   readonly complete: boolean;
+  /** Rows may have been emitted that no state tells of: see `replayed`. */
+  readonly replay: boolean;
   readonly hypertableId: number;
   /** Where its chunks are made and how their names begin: places a dropped chunk of which only WAL is left. */
   readonly chunkSchema: string;
@@ -37,6 +39,8 @@ export type HypertableProgress = {
 export type TableProgress = {
   readonly kind: 'table';
   readonly complete: boolean;
+  /** As in a hypertable's progress. */
+  readonly replay: boolean;
   /** The one visibility of the whole table: rows of later transactions come from the stream only. Null before it is taken. */
   readonly seen: Seen | null;
   /** OID of the table, or of the leaf partition at hand: leaves are read in the order of their OIDs. */
@@ -59,6 +63,7 @@ export function startHypertable(
   return {
     kind: 'hypertable',
     complete: false,
+    replay: false,
     hypertableId: hypertable.id,
     chunkSchema: hypertable.chunkSchema,
     chunkPrefix: hypertable.chunkPrefix,
@@ -70,7 +75,15 @@ export function startHypertable(
 }
 
 export function startTable(): TableProgress {
-  return { kind: 'table', complete: false, seen: null, relation: 0, filenode: 0, page: 0 };
+  return {
+    kind: 'table',
+    complete: false,
+    replay: false,
+    seen: null,
+    relation: 0,
+    filenode: 0,
+    page: 0,
+  };
 }
 
 /** Whether a chunk, as it is now, needs no read any more. */
@@ -104,7 +117,10 @@ export function chunkDone(
   else seenNow.set(chunk.oid, seen);
   const read = progress.read.filter((other) => other.id !== chunk.id);
   const { id, rangeStart, rangeEnd } = chunk;
-  return absorb({ ...progress, read: [...read, { id, rangeStart, rangeEnd }], seen: seenNow }, chunks);
+  return absorb(
+    { ...progress, read: [...read, { id, rangeStart, rangeEnd }], seen: seenNow },
+    chunks,
+  );
 }
 
 /** A chunk that counted as done has to be read again: its rows may have changed unseen. */
@@ -144,7 +160,9 @@ function absorb(progress: HypertableProgress, chunks: readonly ChunkRange[]): Hy
   const covered = union([...progress.covered, ...free], pending);
   // A pending chunk inside the covered time (another space partition) must stay above chunkIdMax.
   const hidden = pending.filter((chunk) =>
-    covered.some((range) => range.rangeStart <= chunk.rangeStart && chunk.rangeEnd <= range.rangeEnd),
+    covered.some(
+      (range) => range.rangeStart <= chunk.rangeStart && chunk.rangeEnd <= range.rangeEnd,
+    ),
   );
   const limit = hidden.reduce((min, chunk) => Math.min(min, chunk.id - 1), Infinity);
   const newest = chunks.reduce((max, chunk) => Math.max(max, chunk.id), progress.chunkIdMax);
@@ -164,7 +182,9 @@ function overlaps(a: Interval, b: Interval): boolean {
 
 /** Joins what touches; beyond MAX_INTERVALS also over gaps in which no chunk is left to read. */
 function union(ranges: readonly Interval[], pending: readonly Interval[]): readonly Interval[] {
-  const sorted = ranges.toSorted((a, b) => (a.rangeStart < b.rangeStart ? -1 : a.rangeStart > b.rangeStart ? 1 : 0));
+  const sorted = ranges.toSorted((a, b) =>
+    a.rangeStart < b.rangeStart ? -1 : a.rangeStart > b.rangeStart ? 1 : 0,
+  );
   const joined = join(sorted, (gap) => gap.rangeStart >= gap.rangeEnd);
   if (joined.length <= MAX_INTERVALS) return joined;
   return join(
@@ -200,7 +220,17 @@ export function forgetSeen<P extends Progress>(progress: P, position: Lsn): P {
 
 /** Everything that existed is read, or comes from the stream. */
 export function completed<P extends Progress>(progress: P): P {
-  return { ...progress, complete: true };
+  return { ...progress, complete: true, replay: false };
+}
+
+/**
+ * An attempt that ended before its last state may have emitted rows of what is still to be read. Such a row may have been
+ * deleted since: the read that follows does not bring it, and its deletion must not be skipped as something that the
+ * read has seen. Until the stream is complete every change since the state's position is emitted then; the last record
+ * of each key is right, though a row may come twice. Pointless without a key: there it would only double rows.
+ */
+export function replayed<P extends Progress>(progress: P): P {
+  return progress.complete ? progress : { ...progress, replay: true };
 }
 
 /** Something is left to read again. */

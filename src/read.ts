@@ -32,7 +32,7 @@ import { label, parseCatalog, planSync, type SyncPlan, type SyncStream } from '.
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
 import { publicationStatus, type TableName } from './postgres/publication.ts';
-import { completed, startHypertable, startTable } from './progress.ts';
+import { completed, replayed, startHypertable, startTable } from './progress.ts';
 import { RecordClock } from './record.ts';
 import { visibilityIsExact } from './snapshot.ts';
 import { type InputState, parseState, streamKey } from './state.ts';
@@ -197,8 +197,9 @@ async function syncWithWal(
     start.fresh ? new Map() : withoutGaps(state, changing, added, output),
     start.shared,
   );
-  await book.refresh();
-  await book.adopt(ledger, added);
+  const interrupted = !start.fresh && !start.shared.settled;
+  await book.adopt(ledger, added, interrupted);
+  beginTables(ledger, changing, interrupted);
   const { rows } = await main.query<{ now: string }>('SELECT pg_current_snapshot()::text AS now');
   const context = { ...base, clock, ledger, exactXmin: visibilityIsExact(rows[0]?.now ?? '') };
   const routing = new ChangeRouting(
@@ -252,6 +253,16 @@ function withoutGaps(
   return streams;
 }
 
+/** Every stream has an entry in the first state, so that what is emitted after it is known to have begun. */
+function beginTables(ledger: Ledger, changing: readonly SyncStream[], interrupted: boolean): void {
+  for (const stream of changing) {
+    if (stream.hypertable !== null) continue;
+    const rows = ledger.rows(stream) ?? startTable();
+    const suspect = interrupted && stream.identity.length > 0;
+    ledger.setRows(stream, suspect ? replayed(rows) : rows);
+  }
+}
+
 /** Of the hypertables that exist, and of those that the state remembers. */
 function namings(source: SourceModel, state: InputState): readonly ChunkNaming[] {
   const present = [...source.hypertables.values()].map((hypertable) => ({
@@ -293,7 +304,8 @@ async function refresh(context: LoadContext, stream: SyncStream): Promise<void> 
   }
   const goesOn = same && !known.progress.complete;
   if (stream.hypertable === null || source.timescale === null) {
-    if (!goesOn) ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress: startTable() });
+    if (!goesOn)
+      ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress: startTable() });
     await loadTable(context, stream, wholeSelection(stream), Number.POSITIVE_INFINITY);
     return;
   }

@@ -108,7 +108,13 @@ export class RecordEncoder {
   }
 
   /** A result row: `src[start, end)` is the body of a DataRow message. */
-  writeRow(out: LineBuffer, src: Buffer, start: number, end: number, stamp: ChangeStamp | null): void {
+  writeRow(
+    out: LineBuffer,
+    src: Buffer,
+    start: number,
+    end: number,
+    stamp: ChangeStamp | null,
+  ): void {
     this.#line(out, end - start, stamp, () => {
       const count = src.readUInt16BE(start);
       let at = start + 2;

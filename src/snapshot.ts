@@ -6,16 +6,13 @@
  * let rows flow. TimescaleDB plans with the newest system catalog but executes with the snapshot, so a chunk compressed
  * between the two would silently lack rows. See docs/consistency.md.
  */
-import type { Client } from 'pg';
-import pg from 'pg';
+import { type Client, type ClientBase, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from './errors.ts';
 import { bindPortal, executePortal, type RowHandler } from './postgres/hot-reader.ts';
 import { parseLsn } from './postgres/lsn.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import type { Seen } from './progress.ts';
 import type { Chunk } from './timescaledb/chunks.ts';
-
-const ident = pg.escapeIdentifier;
 
 /** What to select, and a condition on it ($1... are `values`). */
 export type Selection = {
@@ -46,7 +43,7 @@ const BEGIN = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_t
  */
 export async function readChunk(
   client: Client,
-  main: pg.ClientBase,
+  main: ClientBase,
   chunk: Chunk,
   selection: Selection,
   checkSql: string,
@@ -82,7 +79,7 @@ export async function readChunk(
 /** @returns null when the chunk changed between snapshot and plan; nothing was emitted then. */
 async function attemptChunk(
   client: Client,
-  main: pg.ClientBase,
+  main: ClientBase,
   chunk: Chunk,
   target: { readonly schema: string; readonly name: string },
   selection: Selection,
@@ -188,8 +185,14 @@ export async function readSlice(
     if (attempt > 0) await pause(Math.min(1000, 25 * 2 ** attempt));
     const last = attempt >= ATTEMPTS;
     try {
-      const read = await attemptSlice(client, source, slice, selection, filenode, onRow, async () =>
-        quiet === null || attempt >= QUIET_ATTEMPTS ? true : isQuiet(client, quiet),
+      const read = await attemptSlice(
+        client,
+        source,
+        slice,
+        selection,
+        filenode,
+        onRow,
+        async () => (quiet === null || attempt >= QUIET_ATTEMPTS ? true : isQuiet(client, quiet)),
       );
       if (read !== null) return read;
     } catch (error) {
@@ -294,7 +297,7 @@ async function isQuiet(client: Client, relations: readonly number[]): Promise<bo
 }
 
 /** Pages of the table now. */
-export async function pageCount(client: pg.ClientBase, oid: number): Promise<number> {
+export async function pageCount(client: ClientBase, oid: number): Promise<number> {
   const { rows } = await client.query<{ pages: string }>(
     `SELECT (pg_catalog.pg_relation_size($1::oid) / pg_catalog.current_setting('block_size')::int8)::text AS pages`,
     [oid],

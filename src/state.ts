@@ -22,6 +22,8 @@ export type SharedState = {
   readonly publication: string;
   readonly systemIdentifier: string;
   readonly timeline: number;
+  /** The sync ended here by itself; false: more records may have left than this state tells of. */
+  readonly settled: boolean;
 };
 
 /** One stream's entry. */
@@ -72,8 +74,7 @@ export function parseState(value: unknown, configured: readonly StreamName[]): I
   let kind: InputState['kind'] = 'none';
   for (const message of messages) {
     const global = object(message['global']) ?? object(message['global_']);
-    const entries =
-      global === null ? [message['stream']] : arrayOf(global['stream_states']);
+    const entries = global === null ? [message['stream']] : arrayOf(global['stream_states']);
     for (const entry of entries) {
       const parsed = parseEntry(entry, configured);
       if (parsed === null) continue;
@@ -160,10 +161,12 @@ function parseStream(blob: Record<string, unknown>): StreamProgress {
 function parseProgress(value: Record<string, unknown> | null): Progress {
   if (value === null) throw invalid('a stream lacks its progress');
   const complete = value['complete'] === true;
+  const replay = value['replay'] === true;
   if (value['kind'] === 'table') {
     return {
       kind: 'table',
       complete,
+      replay,
       seen: value['seen'] === null || value['seen'] === undefined ? null : parseSeen(value['seen']),
       relation: int(value['relation']),
       filenode: int(value['filenode']),
@@ -177,6 +180,7 @@ function parseProgress(value: Record<string, unknown> | null): Progress {
   return {
     kind: 'hypertable',
     complete,
+    replay,
     hypertableId: int(value['hypertable_id']),
     chunkSchema: text(value['chunk_schema']),
     chunkPrefix: text(value['chunk_prefix']),
@@ -213,6 +217,7 @@ function parseShared(value: unknown): SharedState | null {
     publication: text(shared['publication']),
     systemIdentifier: text(shared['system_identifier']),
     timeline: int(shared['timeline']),
+    settled: shared['settled'] === true,
   };
 }
 
@@ -250,9 +255,9 @@ function serialiseProgress(progress: Progress): JsonObject {
 }
 
 function serialiseTable(progress: TableProgress): JsonObject {
-  const { kind, complete, relation, filenode, page } = progress;
+  const { kind, complete, replay, relation, filenode, page } = progress;
   const seen = progress.seen === null ? null : serialiseSeen(progress.seen);
-  return { kind, complete, seen, relation, filenode, page };
+  return { kind, complete, replay, seen, relation, filenode, page };
 }
 
 function serialiseHypertable(progress: HypertableProgress): JsonObject {
@@ -267,6 +272,7 @@ function serialiseHypertable(progress: HypertableProgress): JsonObject {
   return {
     kind: progress.kind,
     complete: progress.complete,
+    replay: progress.replay,
     hypertable_id: progress.hypertableId,
     chunk_schema: progress.chunkSchema,
     chunk_prefix: progress.chunkPrefix,
@@ -294,6 +300,7 @@ export function serialiseShared(shared: SharedState): JsonObject {
     publication: shared.publication,
     system_identifier: shared.systemIdentifier,
     timeline: shared.timeline,
+    settled: shared.settled,
   };
 }
 

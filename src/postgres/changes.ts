@@ -3,7 +3,7 @@
  * ordinary connection and in a third of its time, and it ends where it is told to: a sync is a batch up to a target.
  * What is read here moves only a temporary copy of the slot.
  */
-import pg from 'pg';
+import { type Client, escapeIdentifier } from 'pg';
 import { bindPortal, executePortal, type RowHandler } from './hot-reader.ts';
 import { advanceLsn, formatLsn, type Lsn, minLsn, parseLsn } from './lsn.ts';
 import { copySlot } from './slot.ts';
@@ -13,20 +13,20 @@ const WINDOW_BYTES = 64 * 1024 * 1024;
 const MAX_WINDOW_BYTES = 1024 * 1024 * 1024;
 
 export class ChangeReader {
-  readonly #client: pg.Client;
+  readonly #client: Client;
   readonly #copy: string;
   readonly #publications: string;
   #windowBytes = WINDOW_BYTES;
 
-  private constructor(client: pg.Client, copy: string, publications: readonly string[]) {
+  private constructor(client: Client, copy: string, publications: readonly string[]) {
     this.#client = client;
     this.#copy = copy;
-    this.#publications = publications.map((name) => pg.escapeIdentifier(name)).join(',');
+    this.#publications = publications.map((name) => escapeIdentifier(name)).join(',');
   }
 
   /** @param client a session of its own, which `close` ends. */
   static async open(
-    client: pg.Client,
+    client: Client,
     slot: string,
     publications: readonly string[],
   ): Promise<ChangeReader> {

@@ -2,7 +2,7 @@
  * Opens sessions. Every session has a name, fixed text formats, and ends by itself when our process dies,
  * so that a value looks the same wherever it is read and nothing of ours is left on the server.
  */
-import pg from 'pg';
+import { Client, type ClientConfig } from 'pg';
 import { asConnectorError, ConnectorError, errorCode } from '../errors.ts';
 
 export type ConnectionSettings = {
@@ -47,7 +47,7 @@ const CONNECT_TIMEOUT_MS = 30_000;
  * @param purpose shown in pg_stat_activity as `source-timescaledb: purpose`.
  * @throws ConnectorError with the kind of the failure; never with the password.
  */
-export async function connect(settings: ConnectionSettings, purpose: string): Promise<pg.Client> {
+export async function connect(settings: ConnectionSettings, purpose: string): Promise<Client> {
   const attempts = tlsAttempts(settings.tls);
   let failure: unknown;
   for (const ssl of attempts) {
@@ -65,9 +65,9 @@ export async function connect(settings: ConnectionSettings, purpose: string): Pr
 async function open(
   settings: ConnectionSettings,
   purpose: string,
-  ssl: pg.ClientConfig['ssl'],
-): Promise<pg.Client> {
-  const client = new pg.Client({
+  ssl: ClientConfig['ssl'],
+): Promise<Client> {
+  const client = new Client({
     host: settings.hosts[0] ?? 'localhost',
     port: settings.port,
     database: settings.database,
@@ -91,7 +91,7 @@ async function open(
   }
 }
 
-type Tls = NonNullable<pg.ClientConfig['ssl']>;
+type Tls = NonNullable<ClientConfig['ssl']>;
 
 /** libpq's meaning of sslmode: https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION */
 function tlsAttempts(tls: ConnectionSettings['tls']): readonly Tls[] {
@@ -112,9 +112,7 @@ function tlsAttempts(tls: ConnectionSettings['tls']): readonly Tls[] {
     case 'require':
       return [unverified];
     case 'verify-ca':
-      return [
-        { ...certificates, rejectUnauthorized: true, checkServerIdentity: () => undefined },
-      ];
+      return [{ ...certificates, rejectUnauthorized: true, checkServerIdentity: () => undefined }];
     case 'verify-full':
       return [{ ...certificates, rejectUnauthorized: true }];
     default:

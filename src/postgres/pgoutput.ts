@@ -134,9 +134,9 @@ function decodeUpdate(src: Buffer, at: number): PgoutputMessage {
 function decodeRelation(src: Buffer, start: number, end: number): RelationMessage {
   const oid = src.readUInt32BE(start);
   const schema = cString(src, start + 4, end);
-  let at = start + 4 + Buffer.byteLength(schema) + 1;
+  let at = afterText(src, start + 4);
   const name = cString(src, at, end);
-  at += Buffer.byteLength(name) + 1;
+  at = afterText(src, at);
   const identity = String.fromCharCode(src[at] ?? 0);
   const count = src.readUInt16BE(at + 1);
   at += 3;
@@ -144,7 +144,7 @@ function decodeRelation(src: Buffer, start: number, end: number): RelationMessag
   for (let i = 0; i < count; i += 1) {
     const key = ((src[at] ?? 0) & 1) === 1;
     const column = cString(src, at + 1, end);
-    at += 1 + Buffer.byteLength(column) + 1;
+    at = afterText(src, at + 1);
     columns.push({
       name: column,
       typeOid: src.readUInt32BE(at),
@@ -180,6 +180,11 @@ function cString(src: Buffer, start: number, end: number): string {
   const zero = src.indexOf(0, start);
   if (zero < 0 || zero >= end) throw new Error('pgoutput sent a text that does not end');
   return src.toString('utf8', start, zero);
+}
+
+/** The offset behind the text at `at`. Counted in the bytes sent: in SQL_ASCII they need not be UTF-8. */
+function afterText(src: Buffer, at: number): number {
+  return src.indexOf(0, at) + 1;
 }
 
 /** First byte of a cell: NULL, a TOASTed value that the change did not touch, or text. */

@@ -2,10 +2,8 @@
  * The publication: what it covers, and adding to it. Never ALL TABLES and never a schema: both break statements of the
  * database's owner (refreshes of continuous aggregates, create_hypertable).
  */
-import pg from 'pg';
+import { type ClientBase, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from '../errors.ts';
-
-const ident = pg.escapeIdentifier;
 
 export type PublicationStatus = {
   readonly oid: number;
@@ -27,7 +25,7 @@ export function insertsPublication(publication: string): string {
 }
 
 export async function publicationStatus(
-  client: pg.ClientBase,
+  client: ClientBase,
   publication: string,
 ): Promise<PublicationStatus | null> {
   const { rows } = await client.query<PublicationStatus>(
@@ -42,7 +40,7 @@ export async function publicationStatus(
 
 /** OIDs of all relations that the publications publish, leaf partitions included. One query. */
 export async function publishedRelations(
-  client: pg.ClientBase,
+  client: ClientBase,
   publications: readonly string[],
 ): Promise<ReadonlySet<number>> {
   const { rows } = await client.query<{ oid: string }>(
@@ -56,6 +54,50 @@ export async function publishedRelations(
   return new Set(rows.map(({ oid }) => Number(oid)));
 }
 
+export type BareTable = TableName & {
+  readonly publication: string;
+  /** What it inherits from, which is a chunk's hypertable; null for a table that inherits nothing. */
+  readonly parent: number | null;
+};
+
+/**
+ * Published relations whose rows have no replica identity. Where the publication has updates or deletes, the server
+ * refuses such statements on them. The key must be checked at once: a deferrable one does not count. One query.
+ */
+export async function publishedWithoutIdentity(
+  client: ClientBase,
+  publications: readonly string[],
+): Promise<readonly BareTable[]> {
+  const { rows } = await client.query<{
+    publication: string;
+    oid: string;
+    parent: string | null;
+    schema: string;
+    name: string;
+  }>(
+    `SELECT t.pubname AS publication, c.oid::bigint AS oid, i.inhparent::bigint AS parent,
+            n.nspname AS schema, c.relname AS name
+       FROM pg_catalog.pg_publication_tables t
+       JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+       JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+       LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND i.inhseqno = 1
+      WHERE t.pubname = ANY ($1) AND c.relreplident <> 'f'
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_index x
+                         WHERE x.indrelid = c.oid AND x.indimmediate AND x.indisvalid
+                           AND CASE c.relreplident WHEN 'd' THEN x.indisprimary
+                                                   WHEN 'i' THEN x.indisreplident ELSE false END)
+      ORDER BY n.nspname, c.relname`,
+    [publications],
+  );
+  return rows.map((row) => ({
+    publication: row.publication,
+    oid: Number(row.oid),
+    parent: row.parent === null ? null : Number(row.parent),
+    schema: row.schema,
+    name: row.name,
+  }));
+}
+
 /** SQL that makes the publication of the given kind, empty. */
 export function createPublicationSql(publication: string, kind: 'all changes' | 'inserts'): string {
   const publish = kind === 'inserts' ? 'insert, truncate' : 'insert, update, delete, truncate';
@@ -64,8 +106,9 @@ export function createPublicationSql(publication: string, kind: 'all changes' | 
 
 /** SQL that adds tables: ONLY, since chunks are added one by one and a tiered chunk would make the whole fail. */
 export function addTablesSql(publication: string, tables: readonly TableName[]): string {
-  const list = tables.map(({ schema, name }) => `TABLE ONLY ${ident(schema)}.${ident(name)}`);
-  return `ALTER PUBLICATION ${ident(publication)} ADD ${list.join(', ')}`;
+  // TABLE once: PostgreSQL 14 does not know it before each name.
+  const list = tables.map(({ schema, name }) => `ONLY ${ident(schema)}.${ident(name)}`);
+  return `ALTER PUBLICATION ${ident(publication)} ADD TABLE ${list.join(', ')}`;
 }
 
 /** Few enough for the server's lock table: each takes a lock until the statement ends. */
@@ -77,7 +120,7 @@ const LOCK_ATTEMPTS = 6;
  * @throws ConnectorError (transient) when DDL or maintenance keeps a table locked; errors of the server otherwise.
  */
 export async function addTables(
-  client: pg.ClientBase,
+  client: ClientBase,
   publication: string,
   tables: readonly TableName[],
 ): Promise<void> {
@@ -91,7 +134,7 @@ export async function addTables(
 
 /** @returns null, or the SQLSTATE for which adding one by one is worth a try. */
 async function tryAdd(
-  client: pg.ClientBase,
+  client: ClientBase,
   publication: string,
   tables: readonly TableName[],
 ): Promise<string | null> {
@@ -113,7 +156,7 @@ const DUPLICATE_OBJECT = '42710';
 const UNDEFINED_TABLE = '42P01';
 const RETRY_ONE_BY_ONE = new Set([LOCK_NOT_AVAILABLE, DUPLICATE_OBJECT, UNDEFINED_TABLE]);
 
-async function addOne(client: pg.ClientBase, publication: string, table: TableName): Promise<void> {
+async function addOne(client: ClientBase, publication: string, table: TableName): Promise<void> {
   for (let attempt = 1; attempt <= LOCK_ATTEMPTS; attempt += 1) {
     const code = await tryAdd(client, publication, [table]);
     if (code !== LOCK_NOT_AVAILABLE) return;
@@ -131,7 +174,7 @@ const WRITER_WAIT_MS = 15 * 60_000;
  * the moment at which its table was published is sent by halves; once it has ended, a read sees all of it.
  * @throws ConnectorError (transient) naming the sessions when one does not end.
  */
-export async function awaitWriters(client: pg.ClientBase, oids: readonly number[]): Promise<void> {
+export async function awaitWriters(client: ClientBase, oids: readonly number[]): Promise<void> {
   if (oids.length === 0) return;
   let waiting = await writers(client, oids, null);
   const begun = Date.now();
@@ -154,7 +197,7 @@ export async function awaitWriters(client: pg.ClientBase, oids: readonly number[
 
 /** The virtual transactions, of those given, that hold a lock which writing takes. */
 async function writers(
-  client: pg.ClientBase,
+  client: ClientBase,
   oids: readonly number[],
   among: readonly string[] | null,
 ): Promise<readonly { readonly vxid: string; readonly pid: number }[]> {

@@ -66,6 +66,7 @@ type RelationRow = {
   readonly columns: readonly Column[];
   readonly selectable: boolean;
   readonly primary_key: readonly string[] | null;
+  readonly key_immediate: boolean | null;
   readonly identity_index: readonly string[] | null;
   readonly rows: number;
   readonly bytes: string;
@@ -130,7 +131,8 @@ SELECT r.oid::bigint AS oid, r.nspname AS schema, r.relname AS name, r.relkind A
        r.relreplident AS identity, r.relpersistence <> 'u' AS logged,
        r.relkind IN ('r', 'm') AND coalesce(am.amname = 'heap', false) AS heap,
        r.relrowsecurity AND row_security_active(r.oid) AS row_security,
-       col.columns, r.may_use AND col.selectable AS selectable, key.primary_key, key.identity_index,
+       col.columns, r.may_use AND col.selectable AS selectable,
+       key.primary_key, key.key_immediate, key.identity_index,
        coalesce(t.reltuples, r.reltuples)::float8 AS rows,
        coalesce(t.relpages, r.relpages) * current_setting('block_size')::bigint AS bytes
 FROM relation r
@@ -147,6 +149,7 @@ CROSS JOIN LATERAL (
 ) col
 LEFT JOIN LATERAL (
   SELECT json_agg(a.attname ORDER BY k.position) FILTER (WHERE i.indisprimary) AS primary_key,
+         bool_and(i.indimmediate) FILTER (WHERE i.indisprimary) AS key_immediate,
          json_agg(a.attname ORDER BY k.position) FILTER (WHERE i.indisreplident) AS identity_index
   FROM pg_index i
   CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)
@@ -184,7 +187,12 @@ function toRelation(row: RelationRow): Relation {
     columns: row.columns,
     primaryKey,
     replicaIdentity,
-    identity: identityColumns(replicaIdentity, primaryKey, row.identity_index ?? []),
+    identity: identityColumns(
+      replicaIdentity,
+      // The server takes no deferrable key for an identity, and refuses updates of published tables that have no other.
+      row.key_immediate === true ? primaryKey : [],
+      row.identity_index ?? [],
+    ),
     logged: row.logged,
     heap: row.heap,
     rowSecurity: row.row_security,

@@ -59,12 +59,14 @@ export function route(facts: RelationFacts, known: RouterKnowledge): Route {
   if (facts.exists) return { kind: 'ignored', why: 'not selected' };
   const named = known.streamNames.get(qualifiedName(facts.schema, facts.name));
   if (named !== undefined) return { kind: 'stream', root: named, droppedChunk: false };
-  const naming = known.hypertables.find((hypertable) => isChunkName(facts, hypertable));
-  if (naming !== undefined) {
-    return known.streams.has(naming.root)
-      ? { kind: 'stream', root: naming.root, droppedChunk: true }
-      : { kind: 'ignored', why: 'not selected' };
+  const owners = known.hypertables.filter((hypertable) => isChunkName(facts, hypertable));
+  const roots = new Set(owners.map((hypertable) => hypertable.root));
+  const [owner] = [...roots].filter((oid) => known.streams.has(oid));
+  if (owner !== undefined) {
+    // A prefix given by hand may be that of several hypertables.
+    return roots.size > 1 ? { kind: 'unknown' } : { kind: 'stream', root: owner, droppedChunk: true };
   }
+  if (roots.size > 0) return { kind: 'ignored', why: 'not selected' };
   // Of a dropped table that was published by its own name somebody meant the rows; of one that came in with
   // everything else nobody did.
   if (known.publishesEverything && !isChunkLike(facts)) return { kind: 'ignored', why: 'dropped' };

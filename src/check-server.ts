@@ -1,0 +1,230 @@
+/** What `check` asks of the server and of the replication slot. The requirements are pure: facts in, findings out. */
+import { type ClientBase, escapeIdentifier } from 'pg';
+import { type CdcConfig, slotProblem } from './cdc-setup.ts';
+import { failure, type Finding, warning } from './check-finding.ts';
+import type { Config } from './config.ts';
+import { type SlotStatus, slotStatus } from './postgres/slot.ts';
+
+export type ServerFacts = {
+  /** server_version_num, such as 170011. */
+  readonly version: number;
+  readonly versionText: string;
+  /** Of the extension; null where it is not installed in this database. */
+  readonly timescaleVersion: string | null;
+  readonly database: string;
+  readonly role: string;
+  readonly standby: boolean;
+  readonly walLevel: string;
+  readonly mayReplicate: boolean;
+  /** CREATE on the database: what a publication takes. */
+  readonly mayCreate: boolean;
+  readonly slots: number;
+  readonly slotsUsed: number;
+  /** max_slot_wal_keep_size in bytes; null where there is no limit. */
+  readonly slotLimit: number | null;
+};
+
+/** Managed servers hand the right out by membership: https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/Appendix.PostgreSQL.CommonDBATasks.Roles.html */
+const REPLICATION_ROLES: readonly string[] = ['rds_replication', 'rds_superuser'];
+
+const SERVER = `
+SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS "versionText",
+       (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS "timescaleVersion",
+       current_database()::text AS database, current_user::text AS role,
+       pg_is_in_recovery() AS standby, current_setting('wal_level') AS "walLevel",
+       EXISTS (SELECT FROM pg_roles r WHERE r.rolname = current_user AND (r.rolsuper OR r.rolreplication))
+         OR EXISTS (SELECT FROM pg_roles g
+                     WHERE g.rolname = ANY ($1) AND pg_has_role(g.oid, 'MEMBER')) AS "mayReplicate",
+       has_database_privilege(current_database(), 'CREATE') AS "mayCreate",
+       current_setting('max_replication_slots')::int AS slots,
+       (SELECT count(*)::int FROM pg_replication_slots) AS "slotsUsed",
+       (SELECT nullif(setting::float8, -1) * 1048576 FROM pg_settings
+         WHERE name = 'max_slot_wal_keep_size') AS "slotLimit"`;
+
+/** One query that every supported version, and every older one that lets us in, can answer. */
+export async function serverFacts(client: ClientBase): Promise<ServerFacts> {
+  const { rows } = await client.query<ServerFacts>(SERVER, [REPLICATION_ROLES]);
+  const [facts] = rows;
+  if (facts === undefined) throw new Error('no answer about the server');
+  return facts;
+}
+
+/** Whether a version such as "2.19.3" or "2.30-dev" is this one or newer. */
+export function isAtLeast(version: string, major: number, minor: number): boolean {
+  const [, first = '0', second = '0'] = /^(\d+)\.(\d+)/.exec(version) ?? [];
+  return Number(first) > major || (Number(first) === major && Number(second) >= minor);
+}
+
+/** What the other requirements depend on: on older versions their queries need not work. */
+export function supportedVersions(server: ServerFacts): readonly Finding[] {
+  const findings: Finding[] = [];
+  if (server.version < 140000) {
+    findings.push(
+      failure(`The server is PostgreSQL ${server.versionText}: PostgreSQL 14 or later is needed.`),
+    );
+  }
+  if (server.timescaleVersion !== null && !isAtLeast(server.timescaleVersion, 2, 13)) {
+    findings.push(
+      failure(
+        `TimescaleDB is ${server.timescaleVersion} in this database: 2.13 or later is needed.`,
+        'ALTER EXTENSION timescaledb UPDATE;',
+      ),
+    );
+  }
+  return findings;
+}
+
+/** Without the extension everything is an ordinary table, which is fine, but perhaps not what was meant. */
+export function extensionInstalled(config: Config, server: ServerFacts): readonly Finding[] {
+  if (!config.timescaledb.support || server.timescaleVersion !== null) return [];
+  return [
+    warning(
+      `TimescaleDB is not installed in the database "${server.database}": every table is read as an ordinary one.`,
+    ),
+  ];
+}
+
+/** A slot on a standby, and what its visibility list lacks, are beyond this version. */
+export function primary(server: ServerFacts): readonly Finding[] {
+  if (!server.standby) return [];
+  return [
+    failure(
+      'The server is a standby: this version reads changes from a primary only.',
+      'Point `host` at the primary, or choose another update method.',
+    ),
+  ];
+}
+
+export function walLevel(server: ServerFacts): readonly Finding[] {
+  if (server.walLevel === 'logical') return [];
+  return [
+    failure(
+      `wal_level is "${server.walLevel}": changes can be read at "logical" only.`,
+      'ALTER SYSTEM SET wal_level = logical; then restart the server.',
+    ),
+  ];
+}
+
+export function replicationRole(server: ServerFacts): readonly Finding[] {
+  if (server.mayReplicate) return [];
+  const role = escapeIdentifier(server.role);
+  return [
+    failure(
+      `The role "${server.role}" may not use replication slots.`,
+      `ALTER ROLE ${role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO ${role};)`,
+    ),
+  ];
+}
+
+/** One for the connection, and one for the copy that a sync reads from. */
+export function freeSlots(server: ServerFacts, slot: SlotFacts | null): readonly Finding[] {
+  const needed = slot === null ? 2 : 1;
+  const free = server.slots - server.slotsUsed;
+  if (free >= needed) return [];
+  return [
+    failure(
+      `The server has ${Math.max(0, free)} free replication slots, and ${needed} are needed: ${server.slotsUsed} of ${server.slots} are taken.`,
+      `Drop those that nobody uses (SELECT slot_name, active, restart_lsn FROM pg_replication_slots; SELECT pg_drop_replication_slot('name');), or ALTER SYSTEM SET max_replication_slots = ${server.slotsUsed + needed + 5}; and restart the server.`,
+    ),
+  ];
+}
+
+export type SlotFacts = SlotStatus & {
+  readonly activePid: number | null;
+  /** Bytes of WAL that the server keeps for it, and that it has not confirmed. */
+  readonly retained: number | null;
+  readonly lag: number | null;
+  /** Bytes that may still be written before it is lost; null where there is no limit. */
+  readonly safe: number | null;
+};
+
+const SLOT_USE = `
+SELECT s.active_pid AS "activePid", pg_wal_lsn_diff(now.lsn, s.restart_lsn)::float8 AS retained,
+       pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn)::float8 AS lag, s.safe_wal_size::float8 AS safe
+FROM pg_replication_slots s
+CROSS JOIN (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                        ELSE pg_current_wal_lsn() END AS lsn) now
+WHERE s.slot_name = $1`;
+
+/** Null: there is no slot of that name. */
+export async function slotFacts(client: ClientBase, slot: string): Promise<SlotFacts | null> {
+  const status = await slotStatus(client, slot);
+  const { rows } = await client.query<Omit<SlotFacts, keyof SlotStatus>>(SLOT_USE, [slot]);
+  const [use] = rows;
+  return status === null || use === undefined ? null : { ...status, ...use };
+}
+
+/** A missing slot is made by the first read, unless we are to verify only. */
+export function usableSlot(
+  config: Config,
+  cdc: CdcConfig,
+  server: ServerFacts,
+  slot: SlotFacts | null,
+): readonly Finding[] {
+  if (slot === null) {
+    if (config.managePublication) return [];
+    return [
+      failure(
+        `The replication slot "${cdc.slot}" does not exist.`,
+        `Once the publication is there: SELECT pg_create_logical_replication_slot('${cdc.slot}', 'pgoutput');`,
+      ),
+    ];
+  }
+  const problem = slotProblem(cdc, slot, server.database);
+  if (problem === null) return [];
+  const lost = slot.plugin === 'pgoutput' && slot.database === server.database;
+  if (!lost) {
+    return [failure(problem, 'Name another slot in `replication_method.replication_slot`.')];
+  }
+  if (cdc.resyncOnInvalidPosition && config.managePublication) {
+    return [warning(problem, 'The next sync makes it anew and reads every stream again.')];
+  }
+  return [
+    failure(
+      problem,
+      `SELECT pg_drop_replication_slot('${cdc.slot}'); then clear the connection and sync again.`,
+    ),
+  ];
+}
+
+const GIGABYTE = 1024 ** 3;
+
+/** Nothing here keeps a sync from running today. */
+export function slotHealth(
+  cdc: CdcConfig,
+  server: ServerFacts,
+  slot: SlotFacts | null,
+): readonly Finding[] {
+  if (slot === null) return [];
+  const findings: Finding[] = [];
+  if (slot.active) {
+    findings.push(
+      warning(
+        `The replication slot "${cdc.slot}" is in use by another consumer (server process ${slot.activePid ?? 'unknown'}): what that one confirms is missing here.`,
+        'Give each consumer a slot of its own.',
+      ),
+    );
+  }
+  if ((slot.retained ?? 0) > GIGABYTE) {
+    findings.push(
+      warning(
+        `The server keeps ${gigabytes(slot.retained)} of WAL for the replication slot "${cdc.slot}", of which ${gigabytes(slot.lag)} are not synced yet.`,
+        'Sync more often, and end transactions that stay open for long.',
+      ),
+    );
+  }
+  const { slotLimit } = server;
+  if (slotLimit !== null && slot.safe !== null && slot.safe < slotLimit / 4) {
+    findings.push(
+      warning(
+        `The replication slot "${cdc.slot}" is lost after another ${gigabytes(slot.safe)} of WAL: max_slot_wal_keep_size is ${gigabytes(slotLimit)}.`,
+        `Sync soon, or ALTER SYSTEM SET max_slot_wal_keep_size = '${Math.ceil((slotLimit * 4) / 1048576)}MB'; SELECT pg_reload_conf();`,
+      ),
+    );
+  }
+  return findings;
+}
+
+function gigabytes(bytes: number | null): string {
+  return `${(Math.max(0, bytes ?? 0) / GIGABYTE).toFixed(2)} GB`;
+}
