@@ -2,7 +2,7 @@
  * Publication, then slot, then reads, then stream: what must be in place before the first row of a CDC sync, and whether
  * the state that came in can be gone on with.
  */
-import type { Client } from 'pg';
+import { type Client, escapeIdentifier } from 'pg';
 import type { Output } from './airbyte/output.ts';
 import type { Config } from './config.ts';
 import { ConnectorError, errorCode } from './errors.ts';
@@ -15,6 +15,7 @@ import {
   createPublicationSql,
   insertsPublication,
   publicationStatus,
+  publishedWithoutIdentity,
   type TableName,
 } from './postgres/publication.ts';
 import type { Relation } from './postgres/relations.ts';
@@ -72,13 +73,25 @@ export async function claimSlot(client: Client, slot: string): Promise<void> {
 
 const CLAIM_WAIT_MS = 60_000;
 
-/** Makes sure that the publication exists. @returns whether it was made now. */
+/**
+ * Makes sure that the publication exists, before the slot: decoding WAL that is older than a publication it names fails.
+ * For that reason the second one, for tables without an identity, is made at the same time although it may stay empty.
+ * @param fresh no state came in, so that whatever slot there is will begin after this.
+ */
 export async function ensurePublication(
   client: Client,
   config: Config,
   cdc: CdcConfig,
-): Promise<boolean> {
-  if ((await publicationStatus(client, cdc.publication)) !== null) return false;
+  fresh: boolean,
+): Promise<void> {
+  const inserts = insertsPublication(cdc.publication);
+  if (fresh && config.managePublication && (await publicationStatus(client, inserts)) === null) {
+    await client.query(createPublicationSql(inserts, 'inserts')).catch((error: unknown) => {
+      // Without the privilege tables without an identity cannot be published: said where one is asked for.
+      if (errorCode(error) !== '42501') throw error;
+    });
+  }
+  if ((await publicationStatus(client, cdc.publication)) !== null) return;
   const sql = createPublicationSql(cdc.publication, 'all changes');
   if (!config.managePublication) {
     throw new ConnectorError(`The publication ${cdc.publication} does not exist.`, {
@@ -87,7 +100,6 @@ export async function ensurePublication(
     });
   }
   await manage(client, sql);
-  return true;
 }
 
 /** DDL of ours, with the privilege named where it is missing. */
@@ -108,8 +120,11 @@ export type PublishResult = {
   /** Tables that are published now and were not before. */
   readonly added: readonly TableName[];
   /** Tables that the role may not publish. */
-  readonly refused: readonly TableName[];
+  readonly refused: readonly PublishableTable[];
 };
+
+/** With whether its rows can be told apart, which decides on the publication that may take it. */
+type PublishableTable = TableName & { readonly identity: boolean };
 
 /**
  * Adds tables to the publication, or, where rows cannot be told apart, to the one with inserts only.
@@ -119,7 +134,7 @@ export async function publish(
   client: Client,
   config: Config,
   cdc: CdcConfig,
-  tables: readonly (TableName & { readonly identity: boolean })[],
+  tables: readonly PublishableTable[],
   output: Output,
 ): Promise<PublishResult> {
   if (tables.length === 0) return { added: [], refused: [] };
@@ -130,9 +145,7 @@ export async function publish(
     const without = tables.filter((table) => !table.identity);
     if (without.length > 0) {
       const inserts = insertsPublication(cdc.publication);
-      if ((await publicationStatus(client, inserts)) === null) {
-        await manage(client, createPublicationSql(inserts, 'inserts'));
-      }
+      if ((await publicationStatus(client, inserts)) === null) throw tooLate(inserts, without);
       await addTables(client, inserts, without);
     }
     return { added: tables, refused: [] };
@@ -143,17 +156,63 @@ export async function publish(
   }
 }
 
+function tooLate(publication: string, tables: readonly TableName[]): ConnectorError {
+  const names = tables.slice(0, 5).map(({ schema, name }) => label({ namespace: schema, name }));
+  return new ConnectorError(
+    `${names.join(', ')} cannot be added to the publication: without a replica identity it needs ${publication}, which must be older than the position of the sync.`,
+    {
+      kind: 'config_error',
+      fix: 'Give the table a primary key or ALTER TABLE ... REPLICA IDENTITY FULL, or clear the connection once.',
+    },
+  );
+}
+
 /** The sentence for tables that must be published first and that we may not publish. */
-export function unpublished(cdc: CdcConfig, tables: readonly TableName[]): ConnectorError {
+export function unpublished(cdc: CdcConfig, tables: readonly PublishableTable[]): ConnectorError {
   const names = tables.slice(0, 5).map(({ schema, name }) => label({ namespace: schema, name }));
   const more = tables.length > 5 ? ` and ${tables.length - 5} more` : '';
   return new ConnectorError(
     `The publication ${cdc.publication} does not cover ${names.join(', ')}${more}.`,
     {
       kind: 'config_error',
-      fix: `Let its owner run: ${addTablesSql(cdc.publication, tables.slice(0, 20))};`,
+      // Without an identity the owner's own updates would fail from then on.
+      fix: `Let its owner run: ${tables
+        .slice(0, 20)
+        .filter(({ identity }) => !identity)
+        .map((table) => `${fullIdentitySql(table)}; `)
+        .join('')}${addTablesSql(cdc.publication, tables.slice(0, 20))};`,
     },
   );
+}
+
+/**
+ * A stream must not be in a publication with updates and deletes when its rows have no replica identity: the server
+ * refuses the owner's updates and deletes on it, chunk by chunk for a hypertable.
+ * @throws ConnectorError (config) naming the first such stream.
+ */
+export async function refuseBareStreams(
+  client: Client,
+  cdc: CdcConfig,
+  streams: readonly SyncStream[],
+): Promise<void> {
+  const status = await publicationStatus(client, cdc.publication);
+  if (status === null || !(status.update || status.delete)) return;
+  const bare = await publishedWithoutIdentity(client, [cdc.publication]);
+  const oids = new Set(bare.flatMap(({ oid, parent }) => [oid, parent]));
+  const stream = streams.find((it) => !hasIdentity(it.relation) && oids.has(it.relation.oid));
+  if (stream === undefined) return;
+  throw new ConnectorError(
+    `${label(stream.name)} is in the publication ${cdc.publication} with updates and deletes, but its rows have no replica identity: the server refuses to update and delete them.`,
+    {
+      kind: 'config_error',
+      fix: `Run ${fullIdentitySql(stream.relation)}; or take it out of the publication.`,
+      stream: stream.name,
+    },
+  );
+}
+
+function fullIdentitySql({ schema, name }: Pick<TableName, 'schema' | 'name'>): string {
+  return `ALTER TABLE ${escapeIdentifier(schema)}.${escapeIdentifier(name)} REPLICA IDENTITY FULL`;
 }
 
 export type StartPosition = {

@@ -122,7 +122,9 @@ export class ChunkBook {
       const chunks = this.of(stream);
       const before = ledger.rows(stream);
       const start =
-        before?.kind === 'hypertable' ? before : startHypertable(hypertableOf(stream), chunks);
+        before?.kind === 'hypertable' && before.hypertableId === stream.hypertable?.id
+          ? before
+          : startHypertable(hypertableOf(stream), chunks);
       const progress = chunks.reduce(
         (current, chunk) =>
           this.#judge(current, chunk, chunks, publications.get(chunk.oid), late, start.complete),

@@ -24,7 +24,7 @@ export async function syncCursor(context: LoadContext, stream: SyncStream): Prom
   const { ledger, output } = context;
   const known = ledger.get(stream);
   const state: CursorProgress =
-    known?.mode === 'cursor' && known.cursorField === stream.cursorField
+    known?.mode === 'cursor' && known.cursorField === stream.cursorField && sameKind(known, stream)
       ? known
       : {
           mode: 'cursor',
@@ -53,6 +53,12 @@ export async function syncCursor(context: LoadContext, stream: SyncStream): Prom
     progress: null,
   });
   ledger.checkpoint(stream);
+}
+
+/** A table may have become a hypertable since the state was made. */
+function sameKind(state: CursorProgress, stream: SyncStream): boolean {
+  const kind = stream.hypertable === null ? 'table' : 'hypertable';
+  return state.progress === null || state.progress.kind === kind;
 }
 
 async function chunksOf(context: LoadContext, stream: SyncStream): Promise<readonly Chunk[]> {

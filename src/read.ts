@@ -10,6 +10,7 @@ import {
   claimSlot,
   ensurePublication,
   publicationsInUse,
+  refuseBareStreams,
   startPosition,
 } from './cdc-setup.ts';
 import { coverStreams, syncChanges } from './cdc-sync.ts';
@@ -87,7 +88,11 @@ function refuseUnsupported(config: Config, output: Output): void {
 function refuseMissing(plan: SyncPlan, output: Output): void {
   const [first] = plan.missing;
   if (first === undefined) return;
-  for (const stream of plan.missing) output.status(stream, 'INCOMPLETE');
+  for (const stream of plan.missing) {
+    // The platform takes no other order.
+    output.status(stream, 'STARTED');
+    output.status(stream, 'INCOMPLETE');
+  }
   throw new ConnectorError(
     `${plan.missing.map((stream) => label(stream)).join(', ')} cannot be read: no such table, or no privilege to select from it.`,
     { kind: 'config_error', fix: 'Refresh the schema of the connection.', stream: first },
@@ -130,6 +135,7 @@ async function sync(
 class Statuses {
   readonly #output: Output;
   readonly #open: Set<SyncStream>;
+  readonly #started = new Set<SyncStream>();
 
   constructor(output: Output, streams: readonly SyncStream[]) {
     this.#output = output;
@@ -137,6 +143,7 @@ class Statuses {
   }
 
   started(stream: SyncStream): void {
+    this.#started.add(stream);
     this.#output.status(stream.name, 'STARTED');
     const { rowEstimate, byteEstimate } = stream.relation;
     this.#output.trace({
@@ -158,7 +165,10 @@ class Statuses {
   }
 
   incomplete(): void {
-    for (const stream of this.#open) this.#output.status(stream.name, 'INCOMPLETE');
+    for (const stream of this.#open) {
+      if (!this.#started.has(stream)) this.#output.status(stream.name, 'STARTED');
+      this.#output.status(stream.name, 'INCOMPLETE');
+    }
     this.#open.clear();
   }
 }
@@ -184,7 +194,8 @@ async function syncWithWal(
 ): Promise<void> {
   const { config, main, source, output } = base;
   await claimSlot(main, cdc.slot);
-  await ensurePublication(main, config, cdc);
+  await ensurePublication(main, config, cdc, state.shared === null);
+  await refuseBareStreams(main, cdc, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
   const publications = await publicationsInUse(main, cdc);
   const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
@@ -257,7 +268,9 @@ function withoutGaps(
 function beginTables(ledger: Ledger, changing: readonly SyncStream[], interrupted: boolean): void {
   for (const stream of changing) {
     if (stream.hypertable !== null) continue;
-    const rows = ledger.rows(stream) ?? startTable();
+    const known = ledger.rows(stream);
+    // It may have been a hypertable when the state was made.
+    const rows = known?.kind === 'table' ? known : startTable();
     const suspect = interrupted && stream.identity.length > 0;
     ledger.setRows(stream, suspect ? replayed(rows) : rows);
   }
@@ -302,7 +315,8 @@ async function refresh(context: LoadContext, stream: SyncStream): Promise<void> 
     ledger.checkpoint(stream);
     return;
   }
-  const goesOn = same && !known.progress.complete;
+  const kind = stream.hypertable === null ? 'table' : 'hypertable';
+  const goesOn = same && !known.progress.complete && known.progress.kind === kind;
   if (stream.hypertable === null || source.timescale === null) {
     if (!goesOn)
       ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress: startTable() });

@@ -51,14 +51,21 @@ export async function readChunk(
 ): Promise<ChunkRead> {
   let target: { readonly schema: string; readonly name: string } = chunk;
   let reason = '';
+  let emitted = false;
+  const emit: RowHandler = (src, start, end) => {
+    emitted = true;
+    return onRow(src, start, end);
+  };
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
     if (attempt > 0) await pause(Math.min(2000, 25 * 2 ** attempt));
     try {
-      const read = await attemptChunk(client, main, chunk, target, selection, checkSql, onRow);
+      const read = await attemptChunk(client, main, chunk, target, selection, checkSql, emit);
       if (read !== null) return read;
       reason = 'it was compressed or recompressed each time';
     } catch (error) {
       const code = errorCode(error);
+      // Once rows have left, beginning again would double them.
+      if (emitted) throw error;
       if (code === UNDEFINED_TABLE) {
         await client.query('ROLLBACK');
         const renamed = await nameOf(client, chunk.oid);
@@ -181,28 +188,24 @@ export async function readSlice(
   quiet: readonly number[] | null,
   onRow: RowHandler,
 ): Promise<SliceRead> {
+  let emitted = false;
+  const emit: RowHandler = (src, start, end) => {
+    emitted = true;
+    return onRow(src, start, end);
+  };
   for (let attempt = 0; ; attempt += 1) {
     if (attempt > 0) await pause(Math.min(1000, 25 * 2 ** attempt));
-    const last = attempt >= ATTEMPTS;
     try {
-      const read = await attemptSlice(
-        client,
-        source,
-        slice,
-        selection,
-        filenode,
-        onRow,
-        async () => (quiet === null || attempt >= QUIET_ATTEMPTS ? true : isQuiet(client, quiet)),
+      const read = await attemptSlice(client, source, slice, selection, filenode, emit, async () =>
+        quiet === null || attempt >= QUIET_ATTEMPTS ? true : isQuiet(client, quiet),
       );
       if (read !== null) return read;
     } catch (error) {
       const code = errorCode(error);
-      if (code === UNDEFINED_TABLE) {
-        await client.query('ROLLBACK');
-        return { kind: 'gone' };
-      }
-      if (last || (code !== LOCK_NOT_AVAILABLE && code !== DEADLOCK)) throw error;
+      const busy = code === LOCK_NOT_AVAILABLE || code === DEADLOCK;
+      if (emitted || !(code === UNDEFINED_TABLE || (busy && attempt < ATTEMPTS))) throw error;
       await client.query('ROLLBACK');
+      if (code === UNDEFINED_TABLE) return { kind: 'gone' };
     }
   }
 }

@@ -64,7 +64,9 @@ export function route(facts: RelationFacts, known: RouterKnowledge): Route {
   const [owner] = [...roots].filter((oid) => known.streams.has(oid));
   if (owner !== undefined) {
     // A prefix given by hand may be that of several hypertables.
-    return roots.size > 1 ? { kind: 'unknown' } : { kind: 'stream', root: owner, droppedChunk: true };
+    return roots.size > 1
+      ? { kind: 'unknown' }
+      : { kind: 'stream', root: owner, droppedChunk: true };
   }
   if (roots.size > 0) return { kind: 'ignored', why: 'not selected' };
   // Of a dropped table that was published by its own name somebody meant the rows; of one that came in with
