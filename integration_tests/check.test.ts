@@ -211,7 +211,7 @@ test('long lists are cut, and say so', async () => {
   const { failures } = await checked(db, VERIFY);
   const line = lineAbout(failures, /does not cover/);
   expect(line).toContain('public.t29 and 5 more, and');
-  expect(line).toMatch(/ONLY "public"\."t29"; -- and 5 more$/);
+  expect(line).toMatch(/ONLY "public"\."t29"; \/\* and 5 more \*\/$/);
   expect(line).not.toContain('t30');
 });
 
@@ -243,7 +243,6 @@ test('tables without identity in a publication with updates: both ways out mend 
   const line = lineAbout(answer.failures, /no replica identity/);
   expect(line).toContain('public.events, public.late, public.readings,');
   const [identity = '', removal = ''] = line.split(' Or take them out: ');
-  await db.query(`BEGIN; ${removal}`);
   expect((await checkedAfter(db, removal)).failures).toEqual([]);
   await db.query(`ALTER PUBLICATION ${db.publication} ADD TABLE events, late`);
   await db.query(`ALTER PUBLICATION ${db.publication} ADD TABLE readings`);

@@ -33,6 +33,8 @@ export type RunOptions = {
   readonly state?: readonly unknown[] | string;
   readonly args?: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
+  /** Gets the process, to stop it, look at it or kill it. */
+  readonly onStart?: (child: ChildProcess) => void;
   /** Sees each message as it arrives; while it works, nothing more is read. */
   readonly onMessage?: (message: Message) => void | Promise<void>;
   /** False for runs too large to keep. */
@@ -63,6 +65,7 @@ export async function run(command: Command, options: RunOptions = {}): Promise<R
 async function runIn(folder: string, command: Command, options: RunOptions): Promise<RunResult> {
   const process = startProcess(folder, [command, ...(await writeFiles(folder, options))], options);
   const { child, ended } = process;
+  options.onStart?.(child);
   const watch = new Watch(child, options);
   const checker = new RunChecker(command, catalogOf(options));
   const messages: Message[] = [];

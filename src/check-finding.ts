@@ -29,7 +29,7 @@ export function listed(items: readonly string[], separator = ', '): string {
 /** SQL with a list in it; a cut one ends in a comment that says so. */
 export function listedSql(head: string, items: readonly string[], separator = ', '): string {
   const more = items.length - LISTED;
-  const rest = more > 0 ? ` -- and ${more} more` : '';
+  const rest = more > 0 ? ` /* and ${more} more */` : '';
   return `${head}${items.slice(0, LISTED).join(separator)};${rest}`;
 }
 

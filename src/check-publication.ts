@@ -175,7 +175,7 @@ function ownersOf(bare: readonly BareTable[], source: SourceModel): readonly Own
     };
     owners.set(oid, { ...owner, members: [...owner.members, table] });
   }
-  return [...owners.values()];
+  return [...owners.values()].toSorted((a, b) => (a.label < b.label ? -1 : 1));
 }
 
 /** Tables without an identity are kept out of the publication with updates and deletes: what that costs. */

@@ -182,8 +182,10 @@ export function chunksToRead(
   return config.timescaledb.chunkOrder === 'newest first' ? pending.toReversed() : pending;
 }
 
-/** Pages of a slice: 128 MB. */
-const SLICE_PAGES = 16_384;
+/** Pages of a slice at most: 128 MB. */
+const MAX_SLICE_PAGES = 16_384;
+/** What even a slow reader takes in a second: 1 MB. */
+const PAGES_PER_SECOND = 128;
 
 /**
  * Reads slices of an ordinary or partitioned table (or a view, in one piece) until it is complete or the time is up.
@@ -244,7 +246,11 @@ async function loadSlice(
   // Where xmin is ambiguous, rows without a key are read in one piece; rows with one may come twice, in the right order.
   const sliceable = unit.heap && (!cdc || context.exactXmin || stream.identity.length > 0);
   const pages = sliceable ? await pageCount(context.main, unit.oid) : 0;
-  const toPage = fromPage + SLICE_PAGES < pages ? fromPage + SLICE_PAGES : null;
+  const size = Math.min(
+    MAX_SLICE_PAGES,
+    context.config.checkpointTargetIntervalSeconds * PAGES_PER_SECOND,
+  );
+  const toPage = fromPage + size < pages ? fromPage + size : null;
   const filtered = cdc && context.exactXmin;
   const within = filtered ? (progress.seen?.visibility ?? null) : null;
   const first = filtered && progress.seen === null && (toPage !== null || units.length > 1);

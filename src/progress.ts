@@ -158,11 +158,9 @@ function absorb(progress: HypertableProgress, chunks: readonly ChunkRange[]): Hy
   const pending = pendingChunks(progress, chunks);
   const free = progress.read.filter((read) => !pending.some((chunk) => overlaps(chunk, read)));
   const covered = union([...progress.covered, ...free], pending);
-  // A pending chunk inside the covered time (another space partition) must stay above chunkIdMax.
-  const hidden = pending.filter((chunk) =>
-    covered.some(
-      (range) => range.rangeStart <= chunk.rangeStart && chunk.rangeEnd <= range.rangeEnd,
-    ),
+  // A pending chunk in covered time (another space partition) must stay above chunkIdMax, also when a split shrinks it.
+  const hidden = pending.filter(
+    (chunk) => chunk.id > progress.chunkIdMax && covered.some((range) => overlaps(range, chunk)),
   );
   const limit = hidden.reduce((min, chunk) => Math.min(min, chunk.id - 1), Infinity);
   const newest = chunks.reduce((max, chunk) => Math.max(max, chunk.id), progress.chunkIdMax);
@@ -207,27 +205,34 @@ function join(sorted: readonly Interval[], closes: (gap: Interval) => boolean): 
   return joined;
 }
 
-/** Forgets visibilities that the stream has passed: every transaction visible in them lies before `position`. */
+/**
+ * The stream has passed `position`. Visibilities are forgotten of which every transaction lies before it; once nothing is
+ * left of a complete stream's reads, there is nothing to replay either.
+ */
 export function forgetSeen<P extends Progress>(progress: P, position: Lsn): P {
   if (progress.kind === 'table') {
     // While slices are left the visibility is still what filters them.
-    const passed = progress.complete && progress.seen !== null && progress.seen.until <= position;
-    return passed ? { ...progress, seen: null } : progress;
+    const passed = progress.complete && (progress.seen?.until ?? position) <= position;
+    return passed && (progress.seen !== null || progress.replay)
+      ? { ...progress, seen: null, replay: false }
+      : progress;
   }
   const seen = new Map([...progress.seen].filter(([, { until }]) => until > position));
-  return seen.size === progress.seen.size ? progress : { ...progress, seen };
+  const replay = progress.replay && !(progress.complete && seen.size === 0);
+  if (seen.size === progress.seen.size && replay === progress.replay) return progress;
+  return { ...progress, seen, replay };
 }
 
 /** Everything that existed is read, or comes from the stream. */
 export function completed<P extends Progress>(progress: P): P {
-  return { ...progress, complete: true, replay: false };
+  return { ...progress, complete: true };
 }
 
 /**
  * An attempt that ended before its last state may have emitted rows of what is still to be read. Such a row may have been
  * deleted since: the read that follows does not bring it, and its deletion must not be skipped as something that the
- * read has seen. Until the stream is complete every change since the state's position is emitted then; the last record
- * of each key is right, though a row may come twice. Pointless without a key: there it would only double rows.
+ * read has seen. Until the stream is complete, and past its last read, every change since the state's position is emitted
+ * then; the last record of each key is right, though a row may come twice. Pointless without a key: there it would only double rows.
  */
 export function replayed<P extends Progress>(progress: P): P {
   return progress.complete ? progress : { ...progress, replay: true };
