@@ -485,3 +485,60 @@ test('the number of queries does not grow with tables and chunks', async () => {
     query.mockRestore();
   }
 });
+
+/** Runs check in this process, on a server that says something else about itself. */
+async function checkedWith(
+  db: Database,
+  changes: JsonObject,
+  overrides: JsonObject = {},
+): Promise<Awaited<ReturnType<typeof check>>> {
+  const { query } = pg.Client.prototype;
+  const spy = vi.spyOn(pg.Client.prototype, 'query');
+  spy.mockImplementation(async function (this: pg.Client, ...input: readonly unknown[]) {
+    const result = (await Reflect.apply(query, this, input)) as pg.QueryResult<JsonObject>;
+    for (const row of result.rows ?? []) {
+      for (const [name, value] of Object.entries(changes)) if (name in row) row[name] = value;
+    }
+    return result;
+  } as typeof query);
+  try {
+    return await check(parseConfig(db.config(overrides), await loadSpec()));
+  } finally {
+    spy.mockRestore();
+  }
+}
+
+test('servers that cannot serve changes: all that is wrong with them at once', async () => {
+  await using db = await createDatabase();
+  await fill(db);
+  const changes = { standby: true, walLevel: 'replica', slotsUsed: 59, slots: 60 };
+  const { failures } = await checkedWith(db, changes);
+  expect(failures).toEqual([
+    expect.stringMatching(/is a standby/),
+    expect.stringMatching(/wal_level is "replica"/),
+    expect.stringMatching(/has 1 free replication slots, and 2 are needed/),
+  ]);
+  const standard = { replication_method: { method: 'Standard' } };
+  expect((await checkedWith(db, changes, standard)).failures).toEqual([]);
+});
+
+test('on servers that are too old nothing else is asked', async () => {
+  await using db = await createDatabase();
+  const changes = { version: 130018, versionText: '13.18', timescaleVersion: '2.12.0' };
+  const { failures } = await checkedWith(db, changes, { schemas: ['Nowhere'] });
+  expect(failures).toEqual([
+    expect.stringMatching(/PostgreSQL 13\.18/),
+    expect.stringMatching(/TimescaleDB is 2\.12\.0/),
+  ]);
+});
+
+test('compression without markers, and a slot about to be lost, are warned about', async () => {
+  await using db = await createDatabase();
+  await fill(db);
+  await db.query(`SELECT pg_create_logical_replication_slot('${db.slot}', 'pgoutput')`);
+  const changes = { markers: 'off', license: 'timescale', slotLimit: 2 ** 33, safe: 2 ** 20 };
+  const { failures, warnings } = await checkedWith(db, changes);
+  expect(failures).toEqual([]);
+  lineAbout(warnings, /enable_compression_wal_markers is off/);
+  lineAbout(warnings, /is lost after another 0\.00 GB/);
+});

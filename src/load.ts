@@ -243,8 +243,7 @@ async function loadSlice(
   const cdc = stream.mode === 'cdc';
   const goingOn = unit.oid === progress.relation && progress.page > 0;
   const fromPage = goingOn ? progress.page : 0;
-  // Where xmin is ambiguous, rows without a key are read in one piece; rows with one may come twice, in the right order.
-  const sliceable = unit.heap && (!cdc || context.exactXmin || stream.identity.length > 0);
+  const sliceable = unit.heap && (!cdc || canSlice(context, stream));
   const pages = sliceable ? await pageCount(context.main, unit.oid) : 0;
   const size = Math.min(
     MAX_SLICE_PAGES,
@@ -290,6 +289,15 @@ async function loadSlice(
     default:
       return read satisfies never;
   }
+}
+
+/**
+ * Rows with a key may come twice, in the right order. Without one they may not: where xmin is ambiguous, and where
+ * deletions name whole rows (a row deleted before its slice is read was never emitted), the table is read in one piece.
+ */
+function canSlice(context: LoadContext, stream: SyncStream): boolean {
+  if (stream.identity.length > 0) return true;
+  return context.exactXmin && stream.relation.replicaIdentity !== 'full';
 }
 
 function goneError(stream: SyncStream): ConnectorError {

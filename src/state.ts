@@ -5,6 +5,7 @@
  */
 import { ConnectorError } from './errors.ts';
 import { formatLsn, type Lsn, parseLsn } from './postgres/lsn.ts';
+import { formatVisibility, parseVisibility } from './postgres/visibility.ts';
 import type { JsonObject, JsonValue, StreamState } from './airbyte/protocol.ts';
 import type { HypertableProgress, Progress, Seen, TableProgress } from './progress.ts';
 
@@ -70,7 +71,7 @@ export function streamKey(stream: StreamName): string {
 export function parseState(value: unknown, configured: readonly StreamName[]): InputState {
   const messages = asMessages(value);
   const streams = new Map<string, StreamProgress>();
-  let shared: SharedState | null = null;
+  let shared: unknown = null;
   let kind: InputState['kind'] = 'none';
   for (const message of messages) {
     const global = object(message['global']) ?? object(message['global_']);
@@ -80,13 +81,16 @@ export function parseState(value: unknown, configured: readonly StreamName[]): I
       if (parsed === null) continue;
       if (streams.has(parsed.key)) throw invalid('it holds the same stream twice');
       streams.set(parsed.key, parsed.progress);
-      kind = global === null ? 'stream' : 'global';
+      const own = global === null ? 'stream' : 'global';
+      if (kind !== 'none' && kind !== own) throw invalid('it mixes those of two update methods');
+      kind = own;
     }
-    if (global !== null) shared = parseShared(global['shared_state']);
+    if (global !== null) shared = global['shared_state'];
   }
-  // A position without any stream is what a partial clear leaves behind: nothing depends on it any more.
+  // A position without any stream is what a partial clear leaves behind: nothing depends on it any more,
+  // and whosever it is must not stop a fresh start.
   if (streams.size === 0) return { shared: null, streams, kind: 'none' };
-  return { shared, streams, kind };
+  return { shared: parseShared(shared), streams, kind };
 }
 
 /** The state file may hold an array of messages, one bare message, or nothing. */
@@ -101,7 +105,7 @@ function asMessages(value: unknown): readonly Record<string, unknown>[] {
     if (Object.keys(message).length === 0) continue;
     if (object(message['global']) || object(message['global_']) || object(message['stream'])) {
       messages.push(message);
-    } else if (Object.values(message).some((part) => part !== null && part !== undefined)) {
+    } else if (Object.entries(message).some(([key, part]) => key !== 'type' && part != null)) {
       throw new ConnectorError('The state has a form that this connector does not know.', {
         kind: 'config_error',
         fix: 'Clear the connection, so that it starts without a state.',
@@ -186,13 +190,13 @@ function parseProgress(value: Record<string, unknown> | null): Progress {
     chunkPrefix: text(value['chunk_prefix']),
     chunkIdMax: int(value['chunk_id_max']),
     covered: arrayOf(value['covered']).map((pair) => ({
-      rangeStart: BigInt(text(arrayOf(pair)[0])),
-      rangeEnd: BigInt(text(arrayOf(pair)[1])),
+      rangeStart: bound(arrayOf(pair)[0]),
+      rangeEnd: bound(arrayOf(pair)[1]),
     })),
     read: arrayOf(value['read']).map((triple) => ({
       id: int(arrayOf(triple)[0]),
-      rangeStart: BigInt(text(arrayOf(triple)[1])),
-      rangeEnd: BigInt(text(arrayOf(triple)[2])),
+      rangeStart: bound(arrayOf(triple)[1]),
+      rangeEnd: bound(arrayOf(triple)[2]),
     })),
     seen,
   };
@@ -201,8 +205,8 @@ function parseProgress(value: Record<string, unknown> | null): Progress {
 function parseSeen(value: unknown): Seen {
   const seen = object(value);
   return {
-    visibility: text(seen?.['visibility']),
-    until: parseLsn(text(seen?.['until'])),
+    visibility: formatVisibility(formed(parseVisibility, seen?.['visibility'])),
+    until: formed(parseLsn, seen?.['until']),
   };
 }
 
@@ -211,7 +215,7 @@ function parseShared(value: unknown): SharedState | null {
   if (shared === null || Object.keys(shared).length === 0) return null;
   if (shared['version'] !== VERSION) throw invalid('it comes from another source or version');
   return {
-    lsn: parseLsn(text(shared['lsn'])),
+    lsn: formed(parseLsn, shared['lsn']),
     cursorFloor: int(shared['cursor_floor']),
     slot: text(shared['slot']),
     publication: text(shared['publication']),
@@ -324,6 +328,22 @@ function arrayOf(value: unknown): readonly unknown[] {
 function text(value: unknown): string {
   if (typeof value !== 'string') throw invalid('a field that should be a text is not');
   return value;
+}
+
+/** A text of a form of its own. */
+function formed<T>(parse: (value: string) => T, value: unknown): T {
+  const written = text(value);
+  try {
+    return parse(written);
+  } catch {
+    throw invalid('a position or a visibility in it is not one');
+  }
+}
+
+function bound(value: unknown): bigint {
+  const digits = text(value);
+  if (!/^-?\d+$/.test(digits)) throw invalid('a range in it is not one');
+  return BigInt(digits);
 }
 
 function textOrNull(value: unknown): string | null {
