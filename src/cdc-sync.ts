@@ -19,11 +19,12 @@ import {
 } from './load.ts';
 import { label, type SyncStream } from './plan.ts';
 import type { ChangeReader } from './postgres/changes.ts';
-import type { Lsn } from './postgres/lsn.ts';
+import { formatLsn, type Lsn } from './postgres/lsn.ts';
 import { awaitWriters, publishedRelations, type TableName } from './postgres/publication.ts';
 import { listLeaves } from './postgres/relations.ts';
 import { targetLsn } from './postgres/slot.ts';
 import { isVisible, parseVisibility } from './postgres/visibility.ts';
+import { pendingChunks } from './progress.ts';
 
 /** Chunks of a round: each keeps its visibility in the state until the stream has passed it. */
 const ROUND_CHUNKS = 40;
@@ -44,7 +45,8 @@ export type CdcContext = LoadContext & {
 
 /** Runs the rounds and leaves every stream at one recent position. */
 export async function syncChanges(context: CdcContext): Promise<void> {
-  const { cdc, ledger, streams, book, routing, output } = context;
+  const { cdc, ledger, streams, routing, output } = context;
+  let nextLook = Date.now() + context.config.timescaledb.chunkDiscoveryIntervalMinutes * 60_000;
   const deadline = Date.now() + cdc.initialLoadTimeoutHours * 3_600_000;
   // Before the first record: whatever is emitted without a state of its own, this one tells where to go on from.
   ledger.checkpoint(firstOf(streams));
@@ -54,10 +56,10 @@ export async function syncChanges(context: CdcContext): Promise<void> {
     if (pending.length > 0 && !timeUp) await loadRound(context, pending);
     routing.foundUnread = false;
     await drain(context);
-    await book.refresh();
-    const added = await book.publishMissing();
-    await awaitWritersOf(context.main, added);
-    await book.adopt(ledger, added, false);
+    const known = streams.some((stream) => hasRowsLeft(context, stream));
+    if (known && !timeUp && Date.now() < nextLook) continue;
+    await lookForChunks(context);
+    nextLook = Date.now() + context.config.timescaledb.chunkDiscoveryIntervalMinutes * 60_000;
     const left = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
     if (timeUp && left.length > 0) {
       const names = left.map((stream) => label(stream.name)).join(', ');
@@ -67,6 +69,21 @@ export async function syncChanges(context: CdcContext): Promise<void> {
   }
   // Also where nothing happened: the position moves on, and with it what the server may forget.
   ledger.checkpoint(firstOf(streams), true);
+}
+
+/** By the list of chunks at hand. */
+function hasRowsLeft({ ledger, book }: CdcContext, stream: SyncStream): boolean {
+  const rows = ledger.rows(stream);
+  if (rows?.kind !== 'hypertable') return rows?.complete !== true;
+  return pendingChunks(rows, book.of(stream)).length > 0;
+}
+
+/** New chunks since the last look: published where that is missing, and judged. */
+async function lookForChunks({ main, book, ledger }: CdcContext): Promise<void> {
+  await book.refresh();
+  const added = await book.publishMissing();
+  await awaitWritersOf(main, added);
+  await book.adopt(ledger, added, false);
 }
 
 async function loadRound(context: CdcContext, pending: readonly SyncStream[]): Promise<void> {
@@ -83,7 +100,7 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
     const chunks = book.of(stream);
     const wanted = chunksToRead(config, hypertableRows(ledger, stream), chunks);
     const budget: Budget = { chunks: chunksLeft, until };
-    await loadChunks(context, stream, chunks, wanted, selection, budget);
+    book.forget(await loadChunks(context, stream, chunks, wanted, selection, budget));
     chunksLeft -= Math.min(chunksLeft, wanted.length);
   }
 }
@@ -119,10 +136,16 @@ async function drain(context: CdcContext): Promise<void> {
   });
   while (ledger.position < target) {
     applier.begin();
+    const begun = Date.now();
+    const from = ledger.position;
     const reached = await changes.readWindow(ledger.position, target, applier.apply);
     await awaitVisible(main, invisible);
     invisible = [];
     ledger.passed(applier.end(reached));
+    output.log(
+      'DEBUG',
+      `Changes from ${formatLsn(from)} to ${formatLsn(ledger.position)} read in ${Date.now() - begun} ms.`,
+    );
   }
   if (output.recordsSinceState > 0) ledger.checkpoint(firstOf(streams));
 }

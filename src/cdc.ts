@@ -203,14 +203,29 @@ export class ChangeApplier {
       this.#write(sink, src, newTuple, end, fromOld);
       return undefined;
     }
-    return this.#readBack(sink, src, newTuple, end);
+    return this.#readBack(sink, src, oldTuple, newTuple, end);
   }
 
-  async #readBack(sink: ChangeSink, src: Buffer, tuple: number, end: number): Promise<void> {
-    const cells = cellOffsets(src, tuple);
-    const key = sink.identity.map((index) => cellText(src, cells[index] ?? 0));
-    const positions = cells.flatMap((at, index) => (src[at] === UNCHANGED ? [index] : []));
-    this.#write(sink, src, tuple, end, await this.#support.fetchCells(sink, key, positions));
+  /** @param oldTuple of the old key, 0 without one: a long key that did not change is only there. */
+  async #readBack(
+    sink: ChangeSink,
+    src: Buffer,
+    oldTuple: number,
+    newTuple: number,
+    end: number,
+  ): Promise<void> {
+    const cells = cellOffsets(src, newTuple);
+    const old = oldTuple === 0 ? null : unchangedFromOld(src, oldTuple, newTuple);
+    const values = new Map([...(old ?? [])].filter(([index]) => sink.relation.columns[index]?.key));
+    const key = sink.identity.map((index) => values.get(index) ?? cellText(src, cells[index] ?? 0));
+    const positions = cells.flatMap((at, index) =>
+      src[at] === UNCHANGED && !values.has(index) ? [index] : [],
+    );
+    if (positions.length > 0) {
+      const fetched = await this.#support.fetchCells(sink, key, positions);
+      for (const [index, value] of fetched) values.set(index, value);
+    }
+    this.#write(sink, src, newTuple, end, values);
   }
 
   #truncate(relations: readonly number[]): void {
@@ -226,8 +241,9 @@ const UNCHANGED = 0x75;
 function identityChanged(sink: ChangeSink, src: Buffer, before: number, after: number): boolean {
   const old = cellOffsets(src, before);
   const now = cellOffsets(src, after);
-  const positions = sink.identity.length > 0 ? sink.identity : old.map((_, index) => index);
-  return positions.some((index) => {
+  // Without a key the row is its own identity; said also where nothing changed, or a row would be added.
+  if (sink.identity.length === 0) return true;
+  return sink.identity.some((index) => {
     const at = now[index] ?? 0;
     if (src[at] === UNCHANGED) return false;
     const was = cellText(src, old[index] ?? 0);
@@ -252,7 +268,7 @@ function unchangedFromOld(
 
 /** Microseconds since 1970 as ISO 8601 in UTC. */
 export function isoMicros(micros: bigint): string {
-  const millis = micros / 1000n;
-  const rest = String(((micros % 1000n) + 1000n) % 1000n).padStart(3, '0');
-  return `${new Date(Number(millis)).toISOString().slice(0, -1)}${rest}Z`;
+  const rest = ((micros % 1000n) + 1000n) % 1000n;
+  const millis = new Date(Number((micros - rest) / 1000n)).toISOString().slice(0, -1);
+  return `${millis}${String(rest).padStart(3, '0')}Z`;
 }

@@ -15,6 +15,7 @@ import {
   completed,
   type HypertableProgress,
   isDone,
+  rebased,
   reopened,
   replayed,
   startHypertable,
@@ -72,6 +73,13 @@ export class ChunkBook {
     return this.#chunks.filter((chunk) => chunk.hypertableId === stream.hypertable?.id);
   }
 
+  /** Chunks that turned out to be gone while they were to be read. */
+  forget(oids: ReadonlySet<number>): void {
+    if (oids.size === 0) return;
+    this.#chunks = this.#chunks.filter(({ oid }) => !oids.has(oid));
+    for (const oid of oids) this.#byOid.delete(oid);
+  }
+
   get(oid: number): Chunk | undefined {
     return this.#byOid.get(oid);
   }
@@ -123,7 +131,7 @@ export class ChunkBook {
       const before = ledger.rows(stream);
       const start =
         before?.kind === 'hypertable' && before.hypertableId === stream.hypertable?.id
-          ? before
+          ? rebased(before, chunks)
           : startHypertable(hypertableOf(stream), chunks);
       const progress = chunks.reduce(
         (current, chunk) =>

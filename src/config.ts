@@ -85,7 +85,6 @@ export type UnsupportedSetting = {
 
 /** The defaults that `unsupportedSettings` compares with. */
 const TUNING = {
-  chunkDiscoveryIntervalMinutes: 5,
   chunkCaching: true,
   chunkCacheTtlMinutes: 10,
   maxMemoryMb: 512,
@@ -196,8 +195,7 @@ function withDefaults(saved: SavedConfig): Config {
     maxDbConnections: saved.max_db_connections ?? null,
     timescaledb: {
       support: saved.timescaledb_support ?? true,
-      chunkDiscoveryIntervalMinutes:
-        saved.timescaledb_chunk_discovery_interval_minutes ?? TUNING.chunkDiscoveryIntervalMinutes,
+      chunkDiscoveryIntervalMinutes: saved.timescaledb_chunk_discovery_interval_minutes ?? 5,
       maxConcurrentChunks: saved.timescaledb_max_concurrent_chunks ?? 2,
       chunkCaching: saved.timescaledb_enable_chunk_caching ?? TUNING.chunkCaching,
       chunkCacheTtlMinutes:
@@ -279,11 +277,6 @@ export function unsupportedSettings(config: Config): readonly UnsupportedSetting
     cdc !== undefined && cdc.heartbeatActionQuery !== '',
     'replication_method.heartbeat_action_query',
     `${unsupported} remove it.`,
-  );
-  warn(config.maxDbConnections !== null, 'max_db_connections');
-  warn(
-    timescaledb.chunkDiscoveryIntervalMinutes !== TUNING.chunkDiscoveryIntervalMinutes,
-    'timescaledb_chunk_discovery_interval_minutes',
   );
   warn(timescaledb.chunkCaching !== TUNING.chunkCaching, 'timescaledb_enable_chunk_caching');
   warn(

@@ -143,9 +143,9 @@ const SOCKET_ERRORS: Readonly<Record<string, Rule>> = {
 export function asConnectorError(error: unknown, doing: string): ConnectorError {
   if (error instanceof ConnectorError) return error;
   const code = errorCode(error);
-  const text = error instanceof Error ? error.message : String(error);
+  const text = textOf(error);
   const rule =
-    SOCKET_ERRORS[code] ?? SQLSTATES[code] ?? SQLSTATES[code.slice(0, 2)] ?? brokenConnection(text);
+    SOCKET_ERRORS[code] ?? SQLSTATES[code] ?? SQLSTATES[code.slice(0, 2)] ?? uncoded(code, text);
   if (rule === undefined) {
     return new ConnectorError(`Failed while ${doing}: ${text}`, {
       kind: 'system_error',
@@ -167,8 +167,25 @@ export function errorCode(error: unknown): string {
   return '';
 }
 
+/** What a thrown value says; for a host with several addresses that is said once for each. */
+function textOf(error: unknown): string {
+  if (error instanceof AggregateError && error.message === '') {
+    return error.errors.map((each) => textOf(each)).join('; ');
+  }
+  return withoutPasswords(error instanceof Error ? error.message : String(error));
+}
+
+/** Connection strings can come along in what servers and libraries say. */
+export function withoutPasswords(text: string): string {
+  return text
+    .replace(/(:\/\/[^\s:/@]*):\S*@/g, '$1:***@')
+    .replace(/\b(password\s*=\s*)('[^']*'|[^\s&'"]+)/gi, '$1***');
+}
+
 /** `pg` reports a socket that ended in mid-query without any code: the text is all there is. */
-function brokenConnection(text: string): Rule | undefined {
+function uncoded(code: string, text: string): Rule | undefined {
+  // With a SQLSTATE it comes from the server: the connection is there.
+  if (/^[0-9A-Z]{5}$/.test(code)) return undefined;
   if (
     /Connection terminated|Client has encountered a connection error|timeout expired/i.test(text)
   ) {

@@ -119,11 +119,18 @@ export async function loadChunks(
       }
     }
   };
-  const size = Math.min(queue.length, context.config.timescaledb.maxConcurrentChunks);
+  const size = Math.min(queue.length, readersAtOnce(context.config, stream.mode === 'cdc'));
   const results = await Promise.allSettled(Array.from({ length: size }, worker));
   const failure = results.find((result) => result.status === 'rejected');
   if (failure !== undefined) throw failure.reason;
   return gone;
+}
+
+/** As many as configured, within the limit of connections: the system catalog takes one, the changes another. */
+function readersAtOnce(config: Config, cdc: boolean): number {
+  const { maxConcurrentChunks } = config.timescaledb;
+  const limit = config.maxDbConnections ?? Number.POSITIVE_INFINITY;
+  return Math.max(1, Math.min(maxConcurrentChunks, limit - (cdc ? 2 : 1)));
 }
 
 /** @returns false when the chunk is gone. */

@@ -11,7 +11,7 @@ import { Output } from './airbyte/output.ts';
 import { check } from './check.ts';
 import { type Config, loadSpec, parseConfig, readJsonFile } from './config.ts';
 import { discover } from './discover.ts';
-import { asConnectorError, ConnectorError, errorCode } from './errors.ts';
+import { asConnectorError, ConnectorError, errorCode, withoutPasswords } from './errors.ts';
 import { connect } from './postgres/connection.ts';
 import { read } from './read.ts';
 
@@ -109,8 +109,8 @@ function report(error: unknown, output: Output, doing: string): void {
     emitted_at: Date.now(),
     error: {
       message: failure.userMessage,
-      internal_message: cause.message,
-      ...(cause.stack === undefined ? {} : { stack_trace: cause.stack }),
+      internal_message: withoutPasswords(cause.message),
+      ...(cause.stack === undefined ? {} : { stack_trace: withoutPasswords(cause.stack) }),
       failure_type: failure.kind,
       ...(failure.stream === undefined ? {} : { stream_descriptor: failure.stream }),
     },

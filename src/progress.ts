@@ -117,10 +117,8 @@ export function chunkDone(
   else seenNow.set(chunk.oid, seen);
   const read = progress.read.filter((other) => other.id !== chunk.id);
   const { id, rangeStart, rangeEnd } = chunk;
-  return absorb(
-    { ...progress, read: [...read, { id, rangeStart, rangeEnd }], seen: seenNow },
-    chunks,
-  );
+  const next = { ...progress, read: [...read, { id, rangeStart, rangeEnd }], seen: seenNow };
+  return absorb(next, chunks, pendingChunks(next, chunks));
 }
 
 /** A chunk that counted as done has to be read again: its rows may have changed unseen. */
@@ -154,9 +152,14 @@ function greatest(a: bigint, b: bigint): bigint {
 }
 
 /** Moves ranges from `read` into `covered` where no chunk that is left to read lies in them. */
-function absorb(progress: HypertableProgress, chunks: readonly ChunkRange[]): HypertableProgress {
-  const pending = pendingChunks(progress, chunks);
-  const free = progress.read.filter((read) => !pending.some((chunk) => overlaps(chunk, read)));
+function absorb(
+  progress: HypertableProgress,
+  chunks: readonly ChunkRange[],
+  pending: readonly ChunkRange[],
+): HypertableProgress {
+  const free = new Set(
+    progress.read.filter((read) => !pending.some((chunk) => overlaps(chunk, read))),
+  );
   const covered = union([...progress.covered, ...free], pending);
   // A pending chunk in covered time (another space partition) must stay above chunkIdMax, also when a split shrinks it.
   const hidden = pending.filter(
@@ -170,8 +173,23 @@ function absorb(progress: HypertableProgress, chunks: readonly ChunkRange[]): Hy
     ...progress,
     chunkIdMax,
     covered,
-    read: progress.read.filter((read) => !free.includes(read) || read.id > chunkIdMax),
+    read: progress.read.filter((read) => !free.has(read) || read.id > chunkIdMax),
   };
+}
+
+/**
+ * The same progress, told by the chunks that exist: what dropped chunks covered is forgotten, so that a later chunk in
+ * their place, merged into one that is done, widens it visibly.
+ */
+export function rebased(
+  progress: HypertableProgress,
+  chunks: readonly ChunkRange[],
+): HypertableProgress {
+  const pending = pendingChunks(progress, chunks);
+  const left = new Set(pending);
+  const done = chunks.filter((chunk) => !left.has(chunk));
+  const read = done.map(({ id, rangeStart, rangeEnd }) => ({ id, rangeStart, rangeEnd }));
+  return absorb({ ...progress, covered: [], read }, chunks, pending);
 }
 
 function overlaps(a: Interval, b: Interval): boolean {

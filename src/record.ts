@@ -4,7 +4,7 @@
  */
 import type { Encode } from './column-types.ts';
 import type { LineBuffer } from './airbyte/line-buffer.ts';
-import type { FieldChange } from './airbyte/protocol.ts';
+import type { FieldChange, JsonObject } from './airbyte/protocol.ts';
 
 export type RecordColumn = { readonly name: string; readonly encode: Encode };
 
@@ -242,7 +242,7 @@ export class RecordEncoder {
     if (stamp !== null) this.#stamp(out, stamp);
     out.appendBytes(END_DATA);
     if (this.#changes.length > 0) {
-      out.appendText(`,"meta":${JSON.stringify({ changes: this.#changes })}`);
+      out.appendText(`,"meta":${jsonText({ changes: this.#changes })}`);
     }
     out.reserve(END_LINE.length);
     out.appendBytes(END_LINE);
@@ -281,9 +281,9 @@ const END_DATA = Buffer.from('}');
 const END_LINE = Buffer.from('}}\n');
 const NULL = Buffer.from('null');
 
-/** JSON of a name, safe for readers that break lines at U+0085, U+2028 and U+2029. */
-function jsonText(text: string): string {
-  return JSON.stringify(text).replace(
+/** JSON of names, safe for readers that break lines at U+0085, U+2028 and U+2029. */
+function jsonText(value: string | JsonObject): string {
+  return JSON.stringify(value).replace(
     /[\u0085\u2028\u2029]/g,
     (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );

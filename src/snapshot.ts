@@ -98,8 +98,8 @@ async function attemptChunk(
   const lock = chunk.foreign ? '' : `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`;
   await client.query(`${BEGIN}${lock}`);
   await bindPortal(client, 'rows', selectSql(relation, selection), selection.values);
-  const [check] = (await client.query<ChunkCheck>(checkSql, [chunk.oid])).rows;
-  const [newest] = (await main.query<ChunkCheck>(checkSql, [chunk.oid])).rows;
+  const [check] = (await client.query<ChunkCheck>(checkSql, [chunk.id])).rows;
+  const [newest] = (await main.query<ChunkCheck>(checkSql, [chunk.id])).rows;
   if (check === undefined || check.version !== newest?.version) {
     await client.query('ROLLBACK');
     return null;

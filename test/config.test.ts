@@ -363,12 +363,6 @@ describe('unsupported settings', () => {
       'error',
       { replication_method: { ...CDC, heartbeat_action_query: 'SELECT 1' } },
     ],
-    ['max_db_connections', 'warning', { max_db_connections: 4 }],
-    [
-      'timescaledb_chunk_discovery_interval_minutes',
-      'warning',
-      { timescaledb_chunk_discovery_interval_minutes: 6 },
-    ],
     ['timescaledb_enable_chunk_caching', 'warning', { timescaledb_enable_chunk_caching: false }],
     ['timescaledb_chunk_cache_ttl_minutes', 'warning', { timescaledb_chunk_cache_ttl_minutes: 9 }],
     ['timescaledb_max_memory_mb', 'warning', { timescaledb_max_memory_mb: 64 }],

@@ -97,7 +97,10 @@ class RowTap {
       },
       // A broken socket reaches us without a ReadyForQuery; an error of the server is followed by one.
       () => {
-        if (this.#stream?.destroyed === true) this.#release();
+        if (this.#stream?.destroyed !== true) return;
+        // Whoever waits for these rows has been told that there are no more.
+        this.#failed = true;
+        this.#release();
       },
     );
   }

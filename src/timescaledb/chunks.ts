@@ -184,7 +184,7 @@ export async function chunkPublications(
 }
 
 /**
- * SQL ($1: the chunk's OID) that gives one row: `snapshot` and `lsn` of the session, and `version`, which changes with
+ * SQL ($1: the chunk's id) that gives one row: `snapshot` and `lsn` of the session, and `version`, which changes with
  * every change of the chunk's catalog row; null: it is no chunk (any more). Asked inside the reading transaction, after
  * the reading statement is bound, and then from another session, which sees the newest committed row. Different: the
  * chunk was compressed or recompressed between snapshot and plan, and what is read may lack rows.
@@ -194,9 +194,6 @@ export function chunkCheckSql(catalog: TimescaleCatalog): string {
   return `
 SELECT pg_current_snapshot()::text AS snapshot,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text AS lsn,
-       chunk.version
-FROM (SELECT) AS one
-LEFT JOIN (
-  SELECT ch.status || ' ' || ch.xmin AS version FROM ${chunkRelationsSql(catalog)} WHERE r.oid = $1::oid
-) chunk ON true`;
+       (SELECT ch.status || ' ' || ch.xmin FROM _timescaledb_catalog.chunk ch
+         WHERE ch.id = $1${catalog.chunkHasDropped ? ' AND NOT ch.dropped' : ''}) AS version`;
 }
