@@ -104,7 +104,8 @@ export class Destination {
   #order(name: string, cursor: unknown): void {
     if (cursor === undefined) return; // selected away, or no stream of changes
     if (typeof cursor !== 'number' || cursor <= this.#cursor) {
-      throw new Error(`${name}: _ab_cdc_cursor ${String(cursor)} came after ${this.#cursor}`);
+      const found = JSON.stringify(cursor);
+      throw new Error(`${name}: _ab_cdc_cursor ${found} came after ${this.#cursor}`);
     }
     this.#cursor = cursor;
   }

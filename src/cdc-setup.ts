@@ -239,7 +239,7 @@ export async function startPosition(
     const reason = cannotGoOn(shared, cdc, identity, status, await currentDatabase(client));
     if (reason === null) {
       await confirmSlot(client, cdc.slot, shared.lsn);
-      return { shared: { ...shared, timeline: identity.timeline }, fresh: false };
+      return { shared, fresh: false };
     }
     if (!cdc.resyncOnInvalidPosition) throw invalidPosition(reason);
     output.log('WARN', `${reason} Every stream is read again, as configured.`);
@@ -301,6 +301,9 @@ function cannotGoOn(
 ): string | null {
   if (shared.systemIdentifier !== identity.systemIdentifier) {
     return 'The state comes from another database server.';
+  }
+  if (shared.timeline !== identity.timeline) {
+    return `The server is on timeline ${identity.timeline}, the state on ${shared.timeline}: another server took over, or it was restored.`;
   }
   if (shared.slot !== cdc.slot) {
     return `The state belongs to the replication slot ${shared.slot}, not to ${cdc.slot}.`;

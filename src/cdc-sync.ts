@@ -10,8 +10,8 @@ import type { ChunkBook } from './chunk-book.ts';
 import { ConnectorError } from './errors.ts';
 import {
   type Budget,
-  chunksToRead,
   hypertableRows,
+  inOrder,
   type LoadContext,
   loadChunks,
   loadTable,
@@ -24,7 +24,6 @@ import { awaitWriters, publishedRelations, type TableName } from './postgres/pub
 import { listLeaves } from './postgres/relations.ts';
 import { targetLsn } from './postgres/slot.ts';
 import { isVisible, parseVisibility } from './postgres/visibility.ts';
-import { pendingChunks } from './progress.ts';
 
 /** Chunks of a round: each keeps its visibility in the state until the stream has passed it. */
 const ROUND_CHUNKS = 40;
@@ -67,15 +66,13 @@ export async function syncChanges(context: CdcContext): Promise<void> {
     }
     if (timeUp || (left.length === 0 && !routing.foundUnread)) break;
   }
-  // Also where nothing happened: the position moves on, and with it what the server may forget.
-  ledger.checkpoint(firstOf(streams), true);
 }
 
 /** By the list of chunks at hand. */
 function hasRowsLeft({ ledger, book }: CdcContext, stream: SyncStream): boolean {
   const rows = ledger.rows(stream);
   if (rows?.kind !== 'hypertable') return rows?.complete !== true;
-  return pendingChunks(rows, book.of(stream)).length > 0;
+  return book.pending(stream, rows).length > 0;
 }
 
 /** New chunks since the last look: published where that is missing, and judged. */
@@ -98,7 +95,7 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
       continue;
     }
     const chunks = book.of(stream);
-    const wanted = chunksToRead(config, hypertableRows(ledger, stream), chunks);
+    const wanted = inOrder(config, book.pending(stream, hypertableRows(ledger, stream)));
     const budget: Budget = { chunks: chunksLeft, until };
     book.forget(await loadChunks(context, stream, chunks, wanted, selection, budget));
     chunksLeft -= Math.min(chunksLeft, wanted.length);
@@ -151,7 +148,7 @@ async function drain(context: CdcContext): Promise<void> {
 }
 
 /** Under CDC a STATE is one of the whole connection, whichever stream asks. */
-function firstOf(streams: readonly SyncStream[]): SyncStream {
+export function firstOf(streams: readonly SyncStream[]): SyncStream {
   const stream = streams[0];
   if (stream === undefined) throw new Error('a CDC sync without a stream');
   return stream;

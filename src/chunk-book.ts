@@ -15,6 +15,7 @@ import {
   completed,
   type HypertableProgress,
   isDone,
+  pendingChunks,
   rebased,
   reopened,
   replayed,
@@ -38,8 +39,10 @@ export class ChunkBook {
   readonly #streams: ReadonlyMap<number, SyncStream>;
   #chunks: readonly Chunk[] = [];
   #byOid = new Map<number, Chunk>();
-  /** Chunks that nobody may publish: read once in each sync. */
-  readonly #readUnpublished = new Set<number>();
+  /** Chunks that are not published and that we may not publish, by OID: their changes are not in the WAL's stream. */
+  #unpublished: ReadonlySet<number> = new Set();
+  /** Those of them that this sync has read. */
+  readonly #readInVain = new Set<number>();
 
   constructor(
     client: Client,
@@ -72,6 +75,21 @@ export class ChunkBook {
   of(stream: SyncStream): readonly Chunk[] {
     return this.#chunks.filter((chunk) => chunk.hypertableId === stream.hypertable?.id);
   }
+
+  /** The chunks of a stream that are left to read in this sync, by range. */
+  pending(stream: SyncStream, progress: HypertableProgress): readonly Chunk[] {
+    return pendingChunks(progress, this.of(stream)).filter(({ oid }) => !this.#readInVain.has(oid));
+  }
+
+  /**
+   * A chunk was read. True where that does not count: it is not published, so what happens to it from now on is seen only
+   * by reading it again.
+   */
+  readonly readInVain = (chunk: Chunk): boolean => {
+    if (!this.#unpublished.has(chunk.oid)) return false;
+    this.#readInVain.add(chunk.oid);
+    return true;
+  };
 
   /** Chunks that turned out to be gone while they were to be read. */
   forget(oids: ReadonlySet<number>): void {
@@ -126,6 +144,11 @@ export class ChunkBook {
     if (this.#streams.size === 0) return;
     const late = new Set(added.map(({ oid }) => oid));
     const publications = await this.#publications(this.#chunks);
+    this.#unpublished = new Set(
+      this.#chunks
+        .filter(({ oid, foreign }) => !foreign && publications.get(oid)?.published !== true)
+        .map(({ oid }) => oid),
+    );
     for (const stream of this.#streams.values()) {
       const chunks = this.of(stream);
       const before = ledger.rows(stream);
@@ -138,7 +161,7 @@ export class ChunkBook {
           this.#judge(current, chunk, chunks, publications.get(chunk.oid), late, start.complete),
         start,
       );
-      const pending = chunks.filter((chunk) => !isDone(progress, chunk));
+      const pending = this.pending(stream, progress);
       // Published by somebody else, who knows when: their writers have not been awaited yet.
       const others = start.complete ? pending.filter(({ oid }) => !late.has(oid)) : [];
       await awaitWriters(
@@ -160,12 +183,9 @@ export class ChunkBook {
     wasComplete: boolean,
   ): HypertableProgress {
     if (late.has(chunk.oid)) return chunkUndone(progress, chunk);
-    if (publication?.published !== true && !chunk.foreign) {
-      if (this.#readUnpublished.has(chunk.oid)) return progress;
-      this.#readUnpublished.add(chunk.oid);
-      return chunkUndone(progress, chunk);
+    if (isDone(progress, chunk)) {
+      return this.#unpublished.has(chunk.oid) ? chunkUndone(progress, chunk) : progress;
     }
-    if (isDone(progress, chunk)) return progress;
     // While older chunks are unread a new one may hold rows of theirs (a split), so it is read as well.
     if (wasComplete && chunk.id > progress.chunkIdMax && publication?.sinceBirth === true) {
       return chunkDone(progress, chunk, null, chunks);

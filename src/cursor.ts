@@ -5,7 +5,7 @@
  */
 import { escapeIdentifier as ident } from 'pg';
 import {
-  chunksToRead,
+  inOrder,
   hypertableRows,
   type LoadContext,
   loadChunks,
@@ -14,7 +14,7 @@ import {
   wholeSelection,
 } from './load.ts';
 import { label, type SyncStream } from './plan.ts';
-import { startHypertable, startTable } from './progress.ts';
+import { pendingChunks, startHypertable, startTable } from './progress.ts';
 import { readSlice, type Selection } from './snapshot.ts';
 import type { CursorProgress } from './state.ts';
 import { type Chunk, listChunks } from './timescaledb/chunks.ts';
@@ -131,11 +131,10 @@ async function passOverChunks(
   chunks: readonly Chunk[],
 ): Promise<void> {
   const from = await internalTime(context, stream, state.cursor);
-  const wanted = chunksToRead(
-    context.config,
-    hypertableRows(context.ledger, stream),
-    chunks,
-  ).filter((chunk) => from === null || chunk.rangeEnd > from);
+  const pending = pendingChunks(hypertableRows(context.ledger, stream), chunks);
+  const wanted = inOrder(context.config, pending).filter(
+    (chunk) => from === null || chunk.rangeEnd > from,
+  );
   await loadChunks(context, stream, chunks, wanted, selectionOf(stream, state), {
     chunks: wanted.length,
     until: Number.POSITIVE_INFINITY,

@@ -19,7 +19,8 @@ export class Ledger {
   readonly #clock: RecordClock;
   readonly #streams: readonly SyncStream[];
   readonly #progress = new Map<string, StreamProgress>();
-  /** Null where every stream has a state of its own (no CDC). */
+  readonly #kind: 'GLOBAL' | 'STREAM';
+  /** Null without CDC, and where no stream of a CDC connection has changes to follow. */
   #shared: SharedState | null;
 
   constructor(
@@ -27,15 +28,18 @@ export class Ledger {
     clock: RecordClock,
     streams: readonly SyncStream[],
     progress: ReadonlyMap<string, StreamProgress>,
+    kind: 'GLOBAL' | 'STREAM',
     shared: SharedState | null,
   ) {
     this.#output = output;
     this.#clock = clock;
     this.#streams = streams;
+    this.#kind = kind;
     this.#shared = shared;
     for (const stream of streams) {
       const known = progress.get(stream.key);
-      if (known !== undefined) this.#progress.set(stream.key, known);
+      // What was read in another sync mode says nothing about this one.
+      if (known?.mode === stream.mode) this.#progress.set(stream.key, known);
     }
   }
 
@@ -92,19 +96,21 @@ export class Ledger {
    */
   checkpoint(stream: SyncStream, settled = false): void {
     const sourceStats = { recordCount: this.#output.recordsSinceState };
-    if (this.#shared === null) {
+    if (this.#kind === 'STREAM') {
       const progress = this.#progress.get(stream.key);
       if (progress === undefined) return;
       this.#output.message({
         type: 'STATE',
         state: { type: 'STREAM', stream: serialiseStream(stream.name, progress), sourceStats },
       });
-    } else this.#global({ ...this.#shared, settled }, sourceStats);
+    } else this.#global(settled, sourceStats);
     this.#output.stateWritten();
   }
 
-  #global(shared: SharedState, sourceStats: { readonly recordCount: number }): void {
-    this.#shared = { ...shared, cursorFloor: this.#clock.cursor };
+  #global(settled: boolean, sourceStats: { readonly recordCount: number }): void {
+    if (this.#shared !== null) {
+      this.#shared = { ...this.#shared, settled, cursorFloor: this.#clock.cursor };
+    }
     const states = this.#streams.flatMap((stream) => {
       const progress = this.#progress.get(stream.key);
       return progress === undefined ? [] : [serialiseStream(stream.name, progress)];
@@ -113,7 +119,10 @@ export class Ledger {
       type: 'STATE',
       state: {
         type: 'GLOBAL',
-        global: { shared_state: serialiseShared(this.#shared), stream_states: states },
+        global: {
+          shared_state: this.#shared === null ? {} : serialiseShared(this.#shared),
+          stream_states: states,
+        },
         sourceStats,
       },
     });

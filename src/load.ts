@@ -15,7 +15,7 @@ import {
   chunkDone,
   completed,
   type HypertableProgress,
-  pendingChunks,
+  seenBytes,
   startTable,
   type TableProgress,
 } from './progress.ts';
@@ -33,6 +33,8 @@ export type LoadContext = {
   /** For short queries. */
   readonly main: ClientBase;
   readonly readers: ReaderPool;
+  /** Chunks whose read does not count, because nobody may publish them: they are read again in each sync. Null: every one counts. */
+  readonly book: { readonly readInVain: (chunk: Chunk) => boolean } | null;
   /** Whether xmin tells when a row was written (see `visibilityIsExact`). */
   readonly exactXmin: boolean;
 };
@@ -109,7 +111,8 @@ export async function loadChunks(
   let failed = false;
   const worker = async (): Promise<void> => {
     for (;;) {
-      const chunk = failed || Date.now() > budget.until ? undefined : queue.shift();
+      const ended = failed || Date.now() > budget.until || tooMuchSeen(context.ledger, stream);
+      const chunk = ended ? undefined : queue.shift();
       if (chunk === undefined) return;
       try {
         if (!(await loadChunk(context, stream, chunks, chunk, selection))) gone.add(chunk.oid);
@@ -124,6 +127,13 @@ export async function loadChunks(
   const failure = results.find((result) => result.status === 'rejected');
   if (failure !== undefined) throw failure.reason;
   return gone;
+}
+
+/** Each visibility lists every transaction that was running: on a busy server they must not swell the state. */
+const MAX_SEEN_BYTES = 4000;
+
+function tooMuchSeen(ledger: Ledger, stream: SyncStream): boolean {
+  return seenBytes(hypertableRows(ledger, stream)) > MAX_SEEN_BYTES;
 }
 
 /** As many as configured, within the limit of connections: the system catalog takes one, the changes another. */
@@ -162,7 +172,9 @@ async function loadChunk(
     return false;
   }
   const seen = stream.mode === 'cdc' ? read.seen : null;
-  ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, chunks));
+  if (context.book?.readInVain(chunk) !== true) {
+    ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, chunks));
+  }
   ledger.checkpoint(stream);
   output.log(
     'INFO',
@@ -179,13 +191,8 @@ export function hypertableRows(ledger: Ledger, stream: SyncStream): HypertablePr
   return progress;
 }
 
-/** The chunks left to read, in the configured order. */
-export function chunksToRead(
-  config: Config,
-  progress: HypertableProgress,
-  chunks: readonly Chunk[],
-): readonly Chunk[] {
-  const pending = pendingChunks(progress, chunks);
+/** Chunks, by range, in the configured order of reading. */
+export function inOrder(config: Config, pending: readonly Chunk[]): readonly Chunk[] {
   return config.timescaledb.chunkOrder === 'newest first' ? pending.toReversed() : pending;
 }
 

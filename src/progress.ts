@@ -223,6 +223,15 @@ function join(sorted: readonly Interval[], closes: (gap: Interval) => boolean): 
   return joined;
 }
 
+/** How much room the visibilities take in the state, in bytes. */
+export function seenBytes(progress: HypertableProgress): number {
+  let bytes = 0;
+  for (const visibility of new Set([...progress.seen.values()].map((seen) => seen.visibility))) {
+    bytes += visibility.length;
+  }
+  return bytes;
+}
+
 /**
  * The stream has passed `position`. Visibilities are forgotten of which every transaction lies before it; once nothing is
  * left of a complete stream's reads, there is nothing to replay either.

@@ -13,7 +13,7 @@ import {
   refuseBareStreams,
   startPosition,
 } from './cdc-setup.ts';
-import { coverStreams, syncChanges } from './cdc-sync.ts';
+import { coverStreams, firstOf, syncChanges } from './cdc-sync.ts';
 import { ChunkBook } from './chunk-book.ts';
 import { type Config, unsupportedSettings } from './config.ts';
 import { syncCursor } from './cursor.ts';
@@ -21,7 +21,7 @@ import { loadSource, type SourceModel } from './discover.ts';
 import { ConnectorError } from './errors.ts';
 import { Ledger } from './ledger.ts';
 import {
-  chunksToRead,
+  inOrder,
   hypertableRows,
   type LoadContext,
   loadChunks,
@@ -33,7 +33,7 @@ import { label, parseCatalog, planSync, type SyncPlan, type SyncStream } from '.
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
 import { publicationStatus, type TableName } from './postgres/publication.ts';
-import { completed, replayed, startHypertable, startTable } from './progress.ts';
+import { completed, pendingChunks, replayed, startHypertable, startTable } from './progress.ts';
 import { RecordClock } from './record.ts';
 import { visibilityIsExact } from './snapshot.ts';
 import { type InputState, parseState, streamKey } from './state.ts';
@@ -119,8 +119,9 @@ async function sync(
       await syncWithWal(base, cdc, plan, changing, state, statuses);
     } else {
       const clock = new RecordClock(0);
-      const ledger = new Ledger(output, clock, plan.streams, state.streams, null);
-      const context = { ...base, clock, ledger, exactXmin: false };
+      const kind = cdc === null ? 'STREAM' : 'GLOBAL';
+      const ledger = new Ledger(output, clock, plan.streams, state.streams, kind, null);
+      const context = { ...base, clock, ledger, book: null, exactXmin: false };
       for (const stream of plan.streams) await readByQuery(context, stream, statuses);
     }
   } catch (error) {
@@ -182,7 +183,9 @@ function refuseOtherKind(state: InputState, cdc: boolean): void {
   });
 }
 
-type Base = Omit<LoadContext, 'ledger' | 'clock' | 'exactXmin'> & { readonly main: Client };
+type Base = Omit<LoadContext, 'ledger' | 'clock' | 'book' | 'exactXmin'> & {
+  readonly main: Client;
+};
 
 async function syncWithWal(
   base: Base,
@@ -205,14 +208,16 @@ async function syncWithWal(
     output,
     clock,
     plan.streams,
-    start.fresh ? new Map() : withoutGaps(state, changing, added, output),
+    withoutGaps(state, changing, start.fresh ? null : added, output),
+    'GLOBAL',
     start.shared,
   );
   const interrupted = !start.fresh && !start.shared.settled;
   await book.adopt(ledger, added, interrupted);
   beginTables(ledger, changing, interrupted);
   const { rows } = await main.query<{ now: string }>('SELECT pg_current_snapshot()::text AS now');
-  const context = { ...base, clock, ledger, exactXmin: visibilityIsExact(rows[0]?.now ?? '') };
+  const exactXmin = visibilityIsExact(rows[0]?.now ?? '');
+  const context = { ...base, clock, ledger, book, exactXmin };
   const routing = new ChangeRouting(
     main,
     ledger,
@@ -230,29 +235,33 @@ async function syncWithWal(
   );
   try {
     for (const stream of changing) statuses.started(stream);
-    await syncChanges({ ...context, cdc, book, routing, changes, streams: changing });
+    await syncChanges({ ...context, cdc, routing, changes, streams: changing });
   } finally {
     await changes.close();
   }
   for (const stream of plan.streams) {
     if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
   }
+  // Also where nothing happened: the position moves on, and with it what the server may forget.
+  ledger.checkpoint(firstOf(changing), true);
   for (const stream of changing) statuses.complete(stream);
 }
 
 /**
  * A stream whose own table was not in the publication until now has a gap in its changes: it is read again.
  * Chunks are judged one by one elsewhere.
+ * @param added tables that were published just now; null: the position begins anew, and every stream that follows it.
  */
 function withoutGaps(
   state: InputState,
   changing: readonly SyncStream[],
-  added: readonly TableName[],
+  added: readonly TableName[] | null,
   output: Output,
 ): InputState['streams'] {
-  const late = new Set(added.map(({ oid }) => oid));
+  const late = new Set(added?.map(({ oid }) => oid));
   const streams = new Map(state.streams);
   for (const stream of changing) {
+    if (added === null) streams.delete(stream.key);
     if (stream.hypertable !== null || !late.has(stream.relation.oid)) continue;
     if (streams.delete(stream.key)) {
       output.log(
@@ -328,7 +337,7 @@ async function refresh(context: LoadContext, stream: SyncStream): Promise<void> 
     const progress = startHypertable(stream.hypertable, chunks);
     ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress });
   }
-  const wanted = chunksToRead(config, hypertableRows(ledger, stream), chunks);
+  const wanted = inOrder(config, pendingChunks(hypertableRows(ledger, stream), chunks));
   await loadChunks(context, stream, chunks, wanted, wholeSelection(stream), {
     chunks: wanted.length,
     until: Number.POSITIVE_INFINITY,

@@ -95,15 +95,18 @@ describe('an error of the server or the socket', () => {
 });
 
 describe('anything thrown', () => {
-  it.each([['a text'], [7], [null], [undefined], [{ code: 7 }]])(
-    'is told, whatever it is: %j',
-    (thrown) => {
-      const error = asConnectorError(thrown, 'reading');
-      expect(error).toBeInstanceOf(ConnectorError);
-      expect(error.kind).toBe('system_error');
-      expect(error.message).toBe(`Failed while reading: ${String(thrown)}`);
-    },
-  );
+  it.each<[unknown, string]>([
+    ['a text', 'a text'],
+    [7, '7'],
+    [null, 'null'],
+    [undefined, 'undefined'],
+    [{ code: 7 }, '[object Object]'],
+  ])('is told, whatever it is: %j', (thrown, text) => {
+    const error = asConnectorError(thrown, 'reading');
+    expect(error).toBeInstanceOf(ConnectorError);
+    expect(error.kind).toBe('system_error');
+    expect(error.message).toBe(`Failed while reading: ${text}`);
+  });
 
   it('passes unchanged if it has its sentence already', () => {
     const error = new ConnectorError('Said.', { kind: 'config_error', fix: 'Do this.' });

@@ -40,7 +40,8 @@ class Book {
     streams = [metrics, notes],
     known: ReadonlyMap<string, StreamProgress> = new Map(),
   ) {
-    this.ledger = new Ledger(this.output, this.clock, streams, known, shared);
+    const kind = shared === null ? 'STREAM' : 'GLOBAL';
+    this.ledger = new Ledger(this.output, this.clock, streams, known, kind, shared);
   }
 
   emit(records: number): void {

@@ -23,7 +23,7 @@ function decode(message: Buffer): PgoutputMessage {
   return Object.fromEntries(
     Object.entries(decoded).map(([name, value]) => [
       name,
-      /Tuple$/.test(name) && value !== 0 ? Number(value) - start : value,
+      name.endsWith('Tuple') && value !== 0 ? Number(value) - start : value,
     ]),
   ) as PgoutputMessage;
 }

@@ -32,7 +32,8 @@ const metrics = planned(METRICS);
 const notes = planned(NOTES);
 
 function ledger(output: Output, shared: SharedState | null): Ledger {
-  return new Ledger(output, new RecordClock(0), [metrics, notes], new Map(), shared);
+  const kind = shared === null ? 'STREAM' : 'GLOBAL';
+  return new Ledger(output, new RecordClock(0), [metrics, notes], new Map(), kind, shared);
 }
 
 function writeRecord(output: Output, cells: Parameters<typeof tuple>[0], deleted: boolean): void {

@@ -115,7 +115,9 @@ describe('a state', () => {
         // An entry without a namespace means any stream of that name: here it must be the only one.
         fc.pre(
           streams.every(
-            (it) => it.namespace !== '' || streams.filter((s) => s.name === it.name).length === 1,
+            (stream) =>
+              stream.namespace !== '' ||
+              streams.filter((other) => other.name === stream.name).length === 1,
           ),
         );
         const document = {

@@ -105,8 +105,8 @@ describe('a state that says something is understood', () => {
     ['without a type', both.map(({ global: inside }) => ({ global: inside }))],
     [
       'with what the platform adds',
-      both.map((it) => ({
-        ...it,
+      both.map((each) => ({
+        ...each,
         id: 7,
         partition_id: 'x',
         sourceStats: { recordCount: 2 },

@@ -36,8 +36,10 @@ const SESSION = [
   `SET tcp_keepalives_idle = 60`,
   `SET tcp_keepalives_interval = 10`,
   `SET tcp_keepalives_count = 6`,
-  // The server notices within seconds that we are gone, also in the middle of a long statement (PostgreSQL 14+).
-  `SET client_connection_check_interval = '5s'`,
+  // The server notices within seconds that we are gone, also in the middle of a long statement. PostgreSQL 14 and later,
+  // where the operating system can tell.
+  `SELECT pg_catalog.set_config(name, '5s', false) FROM pg_catalog.pg_settings
+    WHERE name = 'client_connection_check_interval' AND pg_catalog.version() ~ 'linux'`,
 ].join('; ');
 
 const CONNECT_TIMEOUT_MS = 30_000;

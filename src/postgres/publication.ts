@@ -38,7 +38,7 @@ export async function publicationStatus(
   return rows[0] ?? null;
 }
 
-/** OIDs of all relations that the publications publish, leaf partitions included. One query. */
+/** OIDs of all relations that the publications publish: members as they were added, and leaf partitions. One query. */
 export async function publishedRelations(
   client: ClientBase,
   publications: readonly string[],
@@ -48,7 +48,12 @@ export async function publishedRelations(
        FROM pg_catalog.pg_publication_tables t
        JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-      WHERE t.pubname = ANY ($1)`,
+      WHERE t.pubname = ANY ($1)
+      UNION
+     SELECT m.prrelid::text
+       FROM pg_catalog.pg_publication_rel m
+       JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid
+      WHERE p.pubname = ANY ($1)`,
     [publications],
   );
   return new Set(rows.map(({ oid }) => Number(oid)));
