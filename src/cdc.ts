@@ -6,6 +6,7 @@ import type { Output } from './airbyte/output.ts';
 import type { RowHandler } from './postgres/hot-reader.ts';
 import { type Lsn, maxLsn } from './postgres/lsn.ts';
 import {
+  CELL_UNCHANGED,
   cellOffsets,
   cellText,
   decodePgoutput,
@@ -219,7 +220,7 @@ export class ChangeApplier {
     const values = new Map([...(old ?? [])].filter(([index]) => sink.relation.columns[index]?.key));
     const key = sink.identity.map((index) => values.get(index) ?? cellText(src, cells[index] ?? 0));
     const positions = cells.flatMap((at, index) =>
-      src[at] === UNCHANGED && !values.has(index) ? [index] : [],
+      src[at] === CELL_UNCHANGED && !values.has(index) ? [index] : [],
     );
     if (positions.length > 0) {
       const fetched = await this.#support.fetchCells(sink, key, positions);
@@ -236,8 +237,6 @@ export class ChangeApplier {
   }
 }
 
-const UNCHANGED = 0x75;
-
 function identityChanged(sink: ChangeSink, src: Buffer, before: number, after: number): boolean {
   const old = cellOffsets(src, before);
   const now = cellOffsets(src, after);
@@ -245,7 +244,7 @@ function identityChanged(sink: ChangeSink, src: Buffer, before: number, after: n
   if (sink.identity.length === 0) return true;
   return sink.identity.some((index) => {
     const at = now[index] ?? 0;
-    if (src[at] === UNCHANGED) return false;
+    if (src[at] === CELL_UNCHANGED) return false;
     const was = cellText(src, old[index] ?? 0);
     const is = cellText(src, at);
     if (was === null || is === null) return was !== is;
@@ -261,7 +260,7 @@ function unchangedFromOld(
   const old = cellOffsets(src, before);
   const values = new Map<number, Buffer | null>();
   cellOffsets(src, after).forEach((at, index) => {
-    if (src[at] === UNCHANGED) values.set(index, cellText(src, old[index] ?? 0));
+    if (src[at] === CELL_UNCHANGED) values.set(index, cellText(src, old[index] ?? 0));
   });
   return values;
 }

@@ -17,7 +17,7 @@ import {
 } from './spec.ts';
 
 /** libpq's words: https://www.postgresql.org/docs/current/libpq-ssl.html */
-export type TlsMode = SavedTls['mode'];
+type TlsMode = SavedTls['mode'];
 
 type SshServer = { readonly host: string; readonly port: number; readonly user: string };
 

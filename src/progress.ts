@@ -9,7 +9,7 @@
 import type { Lsn } from './postgres/lsn.ts';
 
 /** Half-open, in TimescaleDB's internal unit (microseconds since 1970 for time, the value itself for integers). */
-export type Interval = { readonly rangeStart: bigint; readonly rangeEnd: bigint };
+type Interval = { readonly rangeStart: bigint; readonly rangeEnd: bigint };
 
 /** A chunk as progress sees it: its id and the range of its first open dimension. */
 export type ChunkRange = Interval & { readonly id: number };

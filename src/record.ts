@@ -4,6 +4,7 @@
  */
 import type { Encode } from './column-types.ts';
 import type { LineBuffer } from './airbyte/line-buffer.ts';
+import { CELL_NULL, CELL_UNCHANGED } from './postgres/pgoutput.ts';
 import type { FieldChange, JsonObject } from './airbyte/protocol.ts';
 
 export type RecordColumn = { readonly name: string; readonly encode: Encode };
@@ -27,8 +28,6 @@ export type ChangeStamp = {
 
 /** Airbyte's destinations fail on longer lines (20 MB); some room is left for what the platform adds. */
 const MAX_LINE_BYTES = 19_500_000;
-const CELL_NULL = 0x6e;
-const CELL_UNCHANGED = 0x75;
 
 /**
  * The clock of records: `emitted_at`, and the order token `_ab_cdc_cursor`, which is the clock in microseconds but

@@ -6,7 +6,7 @@ import type { JsonObject, JsonValue } from '../src/airbyte/protocol.ts';
 import { parseConfig, unsupportedSettings } from '../src/config.ts';
 import { ConnectorError } from '../src/errors.ts';
 import { isJsonObject } from '../src/spec.ts';
-import { at, branches, connection, places, properties, spec } from './spec-walk.ts';
+import { at, branches, connection, defaultsOf, places, properties, spec } from './spec-walk.ts';
 
 const MINIMAL = { host: 'db', port: 5432, database: 'metrics', username: 'reader' };
 const CDC = { method: 'CDC', replication_slot: 'airbyte_slot', publication: 'airbyte_publication' };
@@ -24,16 +24,6 @@ function complaint(value: unknown): string {
     throw error;
   }
   return '';
-}
-
-function defaultsOf(schemas: JsonObject): JsonObject {
-  return Object.fromEntries(
-    Object.entries(schemas).flatMap(([name, property]) =>
-      isJsonObject(property) && property['default'] !== undefined && !('oneOf' in property)
-        ? [[name, property['default']]]
-        : [],
-    ),
-  );
 }
 
 describe('a valid configuration', () => {

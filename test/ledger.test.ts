@@ -159,6 +159,25 @@ describe('a state of the whole connection', () => {
     });
   });
 
+  it('has no position where no stream has changes to follow', () => {
+    const output = new Output(() => undefined, false);
+    const written: unknown[] = [];
+    output.message = (message) => written.push(message);
+    const streams = [refreshed];
+    const ledger = new Ledger(output, new RecordClock(0), streams, new Map(), 'GLOBAL', null);
+    ledger.setRows(refreshed, startTable());
+    ledger.checkpoint(refreshed);
+    expect(written).toMatchObject([
+      { type: 'STATE', state: { type: 'GLOBAL', global: { shared_state: {} } } },
+    ]);
+  });
+
+  it('does not hold what was read of a stream in another sync mode', () => {
+    const known = new Map([[refreshed.key, { mode: 'cdc', progress: startTable() } as const]]);
+    expect(new Book(SHARED, [refreshed], known).ledger.get(refreshed)).toBeUndefined();
+    expect(new Book(SHARED, [notes], known).ledger.get(notes)).toBeDefined();
+  });
+
   it('does not hold streams that are not of this sync', () => {
     const orphan = new Map([['public\u0000old', { mode: 'cdc', progress: startTable() } as const]]);
     const book = new Book(SHARED, [notes], orphan);

@@ -8,6 +8,7 @@ import {
   type HypertableProgress,
   isDone,
   pendingChunks,
+  rebased,
   startHypertable,
 } from '../src/progress.ts';
 import { resumed } from './state-document.ts';
@@ -33,7 +34,7 @@ function rangeOf({ id, from, to }: ModelChunk): ChunkRange & { readonly oid: num
   return { id, oid: id, rangeStart: BigInt(from * 10 - 100), rangeEnd: BigInt(to * 10 - 100) };
 }
 
-function unread(id: number, partition: number, from: number, to: number): ModelChunk {
+function freshChunk(id: number, partition: number, from: number, to: number): ModelChunk {
   const known = Array.from({ length: to - from }, () => false);
   return { id, partition, from, to, known, settled: false };
 }
@@ -68,6 +69,7 @@ class Model {
     else if (what === 'split') this.#split(any, where);
     else if (what === 'merge') this.#merge(any, where);
     else if (what === 'undone') this.#undone(any);
+    else if (what === 'rebase') this.#rebase();
     else if (what === 'passed over') this.#undone(at(pending, which));
     else throw new Error(what);
     this.progress = resumed(this.progress);
@@ -108,7 +110,7 @@ class Model {
     );
     if (!free) return;
     this.#lastId += 1;
-    const chunk = unread(this.#lastId, partition, from, to);
+    const chunk = freshChunk(this.#lastId, partition, from, to);
     this.chunks = [...this.chunks, chunk].toSorted((a, b) => a.from - b.from || a.id - b.id);
     if (streamed) this.#done(chunk, true);
   }
@@ -148,6 +150,17 @@ class Model {
 
   #hides({ from, known }: ModelChunk): boolean {
     return known.some((is, offset) => !is && this.#touched.has(from + offset));
+  }
+
+  /** Told anew by what exists: nothing may become done or undone by it. */
+  #rebase(): void {
+    const before = this.pending();
+    this.progress = rebased(this.progress, this.#existing(true));
+    expect(this.pending()).toEqual(before);
+    const done = this.chunks.filter((chunk) => !before.includes(chunk));
+    this.#touched = new Set(
+      done.flatMap(({ from, known }) => known.map((_, offset) => from + offset)),
+    );
   }
 
   /** Rows of it have changed unseen. */
@@ -192,7 +205,7 @@ function anyChunks(partitions: number): fc.Arbitrary<readonly ModelChunk[]> {
       if (ids === 'reverse') ranked.reverse();
       return placed.map(({ partition, from, to }, index) => {
         const id = ranked.indexOf(placed[index] as (typeof placed)[number]) + 1;
-        return unread(id, partition, from, to);
+        return freshChunk(id, partition, from, to);
       });
     }),
   );
@@ -208,14 +221,14 @@ function anySteps(whats: readonly string[]): fc.Arbitrary<readonly Step[]> {
 }
 
 const READS = ['oldest', 'newest', 'some'];
-const CHANGES = ['born', 'streamed', 'drop', 'split', 'undone', 'passed over'];
+const CHANGES = ['born', 'streamed', 'drop', 'split', 'undone', 'passed over', 'rebase'];
 
 describe('whatever happens to the chunks, an unread one is not done and a read one stays so', () => {
   it.each([
     ['in one dimension, merges too', 1, [...READS, ...READS, ...CHANGES, 'merge', 'merge']],
     ['in several space partitions', 3, [...READS, ...READS, ...CHANGES]],
-    ['oldest first', 2, ['oldest', 'born', 'streamed', 'split']],
-    ['newest first', 2, ['newest', 'born', 'streamed', 'split']],
+    ['oldest first', 2, ['oldest', 'born', 'streamed', 'split', 'rebase']],
+    ['newest first', 2, ['newest', 'born', 'streamed', 'split', 'rebase']],
   ])('%s', (_, partitions, whats) => {
     fc.assert(
       fc.property(anyChunks(partitions), anySteps(whats), (chunks, steps) => {

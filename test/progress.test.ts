@@ -11,6 +11,7 @@ import {
   pendingChunks,
   rebased,
   replayed,
+  seenBytes,
   reopened,
   type Seen,
   startHypertable,
@@ -222,6 +223,13 @@ describe('what a read saw', () => {
   it('is forgotten without making the chunk pending', () => {
     const progress = forgetSeen(two, position('1/0'));
     expect(ids(pendingChunks(progress, ALL))).toEqual([3]);
+  });
+
+  it('takes room once for each visibility', () => {
+    const three = chunkDone(two, C, at('0/30', '12:345:'), ALL);
+    expect(seenBytes(startHypertable(HYPERTABLE, ALL))).toBe(0);
+    expect(seenBytes(two)).toBe('5:9:7'.length);
+    expect(seenBytes(three)).toBe('5:9:7'.length + '12:345:'.length);
   });
 
   it('leaves the progress as it is where nothing is forgotten', () => {

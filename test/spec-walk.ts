@@ -39,3 +39,14 @@ export function branches(
     return { tag, schema };
   });
 }
+
+/** What the form fills in by itself, but for the choices. */
+export function defaultsOf(schemas: JsonObject): JsonObject {
+  return Object.fromEntries(
+    Object.entries(schemas).flatMap(([name, property]) =>
+      isJsonObject(property) && property['default'] !== undefined && !('oneOf' in property)
+        ? [[name, property['default']]]
+        : [],
+    ),
+  );
+}

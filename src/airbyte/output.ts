@@ -18,11 +18,6 @@ const BUFFER_BYTES = 256 * 1024;
 
 type StreamName = { readonly name: string; readonly namespace: string };
 
-/** Rows of one stream since the sync began. */
-export class RecordCounter {
-  total = 0;
-}
-
 export class Output {
   readonly buffer = new LineBuffer(BUFFER_BYTES);
   readonly #write: WriteBytes;

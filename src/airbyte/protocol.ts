@@ -11,7 +11,7 @@ export type JsonObject = { readonly [key: string]: JsonValue };
 
 export type SyncMode = 'full_refresh' | 'incremental';
 
-export type StreamDescriptor = { readonly name: string; readonly namespace?: string };
+type StreamDescriptor = { readonly name: string; readonly namespace?: string };
 
 export type AirbyteStream = {
   readonly name: string;

@@ -190,7 +190,7 @@ function afterText(src: Buffer, at: number): number {
 /** First byte of a cell: NULL, a TOASTed value that the change did not touch, or text. */
 export const CELL_NULL = 0x6e;
 export const CELL_UNCHANGED = 0x75;
-export const CELL_TEXT = 0x74;
+const CELL_TEXT = 0x74;
 
 /** The offset behind the tuple at `at`. */
 export function skipTuple(src: Buffer, at: number): number {
@@ -201,7 +201,7 @@ export function skipTuple(src: Buffer, at: number): number {
 }
 
 /** The offset behind the cell at `at`. @throws Error on binary cells, which we do not ask for. */
-export function skipCell(src: Buffer, at: number): number {
+function skipCell(src: Buffer, at: number): number {
   const kind = src[at];
   if (kind === CELL_NULL || kind === CELL_UNCHANGED) return at + 1;
   if (kind !== CELL_TEXT) throw new Error('pgoutput sent a cell of unknown kind');
