@@ -139,21 +139,28 @@ export async function publish(
 ): Promise<PublishResult> {
   if (tables.length === 0) return { added: [], refused: [] };
   if (!config.managePublication) return { added: [], refused: tables };
-  try {
-    const withIdentity = tables.filter((table) => table.identity);
-    await addTables(client, cdc.publication, withIdentity);
-    const without = tables.filter((table) => !table.identity);
-    if (without.length > 0) {
-      const inserts = insertsPublication(cdc.publication);
-      if ((await publicationStatus(client, inserts)) === null) throw tooLate(inserts, without);
-      await addTables(client, inserts, without);
-    }
-    return { added: tables, refused: [] };
-  } catch (error) {
-    if (errorCode(error) !== '42501') throw error;
-    output.log('WARN', `The role may not add tables to the publication ${cdc.publication}.`);
+  const { publication } = cdc;
+  if ((await publicationStatus(client, publication))?.ours !== true) {
+    output.log(
+      'WARN',
+      `The role does not own the publication ${publication}: it adds nothing to it.`,
+    );
     return { added: [], refused: tables };
   }
+  const withIdentity = tables.filter((table) => table.identity);
+  const without = tables.filter((table) => !table.identity);
+  const refused = [...(await addTables(client, publication, withIdentity))];
+  if (without.length > 0) {
+    const inserts = insertsPublication(publication);
+    const status = await publicationStatus(client, inserts);
+    if (status === null) throw tooLate(inserts, without);
+    refused.push(...(status.ours ? await addTables(client, inserts, without) : without));
+  }
+  if (refused.length > 0) {
+    output.log('WARN', `The role does not own ${refused.length} tables: it cannot publish them.`);
+  }
+  const left = new Set(refused);
+  return { added: tables.filter((table) => !left.has(table)), refused };
 }
 
 function tooLate(publication: string, tables: readonly TableName[]): ConnectorError {
@@ -236,7 +243,14 @@ export async function startPosition(
   const identity = await serverIdentity(client);
   const status = await slotStatus(client, cdc.slot);
   if (shared !== null) {
-    const reason = cannotGoOn(shared, cdc, identity, status, await currentDatabase(client));
+    const reason = cannotGoOn(
+      shared,
+      cdc,
+      identity,
+      status,
+      await currentDatabase(client),
+      await targetLsn(client),
+    );
     if (reason === null) {
       await confirmSlot(client, cdc.slot, shared.lsn);
       return { shared, fresh: false };
@@ -298,6 +312,7 @@ function cannotGoOn(
   identity: ServerIdentity,
   status: SlotStatus | null,
   database: string,
+  now: Lsn,
 ): string | null {
   if (shared.systemIdentifier !== identity.systemIdentifier) {
     return 'The state comes from another database server.';
@@ -307,6 +322,9 @@ function cannotGoOn(
   }
   if (shared.slot !== cdc.slot) {
     return `The state belongs to the replication slot ${shared.slot}, not to ${cdc.slot}.`;
+  }
+  if (shared.lsn > now) {
+    return `The state is at ${formatLsn(shared.lsn)}, the server only at ${formatLsn(now)}: it has lost WAL, or was restored.`;
   }
   if (status === null) return `The replication slot ${cdc.slot} does not exist any more.`;
   const problem = slotProblem(cdc, status, database);

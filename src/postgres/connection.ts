@@ -32,7 +32,8 @@ const SESSION = [
   // A scan that starts in mid-table would break the order of ctid slices.
   `SET synchronize_seqscans = off`,
   `SET statement_timeout = 0`,
-  `SET idle_in_transaction_session_timeout = 0`,
+  // While a slow destination stops us a session may wait between two statements of a transaction, but not for ever.
+  `SET idle_in_transaction_session_timeout = '1h'`,
   `SET tcp_keepalives_idle = 60`,
   `SET tcp_keepalives_interval = 10`,
   `SET tcp_keepalives_count = 6`,

@@ -122,19 +122,24 @@ const LOCK_ATTEMPTS = 6;
 
 /**
  * Adds tables to a publication, some hundred at a time. A table that vanished or was added meanwhile is passed over.
+ * @returns the tables that the role does not own.
  * @throws ConnectorError (transient) when DDL or maintenance keeps a table locked; errors of the server otherwise.
  */
-export async function addTables(
+export async function addTables<T extends TableName>(
   client: ClientBase,
   publication: string,
-  tables: readonly TableName[],
-): Promise<void> {
+  tables: readonly T[],
+): Promise<readonly T[]> {
+  const refused: T[] = [];
   for (let at = 0; at < tables.length; at += TABLES_PER_STATEMENT) {
     const batch = tables.slice(at, at + TABLES_PER_STATEMENT);
     const code = await tryAdd(client, publication, batch);
     if (code === null) continue;
-    for (const table of batch) await addOne(client, publication, table);
+    for (const table of batch) {
+      if (!(await addOne(client, publication, table))) refused.push(table);
+    }
   }
+  return refused;
 }
 
 /** @returns null, or the SQLSTATE for which adding one by one is worth a try. */
@@ -159,12 +164,19 @@ async function tryAdd(
 const LOCK_NOT_AVAILABLE = '55P03';
 const DUPLICATE_OBJECT = '42710';
 const UNDEFINED_TABLE = '42P01';
-const RETRY_ONE_BY_ONE = new Set([LOCK_NOT_AVAILABLE, DUPLICATE_OBJECT, UNDEFINED_TABLE]);
+const INSUFFICIENT_PRIVILEGE = '42501';
+const RETRY_ONE_BY_ONE = new Set([
+  LOCK_NOT_AVAILABLE,
+  DUPLICATE_OBJECT,
+  UNDEFINED_TABLE,
+  INSUFFICIENT_PRIVILEGE,
+]);
 
-async function addOne(client: ClientBase, publication: string, table: TableName): Promise<void> {
+/** @returns false when the role may not. */
+async function addOne(client: ClientBase, publication: string, table: TableName): Promise<boolean> {
   for (let attempt = 1; attempt <= LOCK_ATTEMPTS; attempt += 1) {
     const code = await tryAdd(client, publication, [table]);
-    if (code !== LOCK_NOT_AVAILABLE) return;
+    if (code !== LOCK_NOT_AVAILABLE) return code !== INSUFFICIENT_PRIVILEGE;
   }
   throw new ConnectorError(
     `${table.schema}.${table.name} could not be added to the publication ${publication}: DDL or maintenance keeps it locked.`,
