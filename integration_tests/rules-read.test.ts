@@ -61,10 +61,13 @@ async function changedBeforeRead(
 ): Promise<RunResult> {
   const { db } = connection;
   const session = await db.client();
-  const watcher = await db.client();
-  const watch = { query: async <R>(sql: string) => (await watcher.query(sql)).rows as R[] };
-  // Its caches are warm now, so that it does not wait for the same lock.
-  await sessions(watch);
+  // No other session can plan a query while this one holds the system catalog.
+  const watch = {
+    query: async <R>(sql: string) => {
+      await session.query('SELECT pg_stat_clear_snapshot()');
+      return (await session.query(sql)).rows as R[];
+    },
+  };
   let waited: Promise<unknown> | undefined;
   const commit = async (): Promise<void> => {
     await untilWaiting(watch, 'rows');
@@ -86,7 +89,6 @@ async function changedBeforeRead(
     return result.succeeded();
   } finally {
     await session.end();
-    await watcher.end();
   }
 }
 

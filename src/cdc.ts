@@ -90,7 +90,7 @@ export class ChangeApplier {
       case 'insert': {
         const sink = this.#sink(message.relation);
         if (sink === null || (sink.chunk && this.#markers.moving)) return undefined;
-        this.#write(sink, src, message.newTuple, end, null);
+        this.#write(sink, src, message.newTuple, end);
         return undefined;
       }
       case 'update': {
@@ -171,7 +171,7 @@ export class ChangeApplier {
     src: Buffer,
     tuple: number,
     end: number,
-    fetched: ReadonlyMap<number, Buffer | null> | null,
+    fetched?: ReadonlyMap<number, Buffer | null>,
   ): void {
     const { stamp } = this.#current();
     sink.encoder.writeTuple(this.#output.buffer, src, tuple, end, stamp, fetched);
@@ -196,7 +196,7 @@ export class ChangeApplier {
       old === 'key' || (old === 'full' && identityChanged(sink, src, oldTuple, newTuple));
     if (changed) this.#delete(sink, src, oldTuple, end);
     if (!hasUnchangedCell(src, newTuple)) {
-      this.#write(sink, src, newTuple, end, null);
+      this.#write(sink, src, newTuple, end);
       return undefined;
     }
     if (old === 'full') {

@@ -126,21 +126,27 @@ export function chunkUndone(
   progress: HypertableProgress,
   chunk: ChunkRange & { readonly oid: number },
 ): HypertableProgress {
-  const { rangeStart, rangeEnd } = chunk;
   const seen = new Map(progress.seen);
   seen.delete(chunk.oid);
   return {
     ...progress,
     complete: false,
-    covered: progress.covered.flatMap((range) =>
-      [
-        { rangeStart: range.rangeStart, rangeEnd: least(range.rangeEnd, rangeStart) },
-        { rangeStart: greatest(range.rangeStart, rangeEnd), rangeEnd: range.rangeEnd },
-      ].filter((rest) => rest.rangeStart < rest.rangeEnd),
-    ),
-    read: progress.read.filter((read) => read.id !== chunk.id),
+    covered: progress.covered.flatMap((range) => without(range, chunk)),
+    // Another one's range may be from before a split that made this one; an equal one is another space partition's.
+    read: progress.read.flatMap((read) => {
+      if (read.id === chunk.id) return [];
+      const equal = read.rangeStart === chunk.rangeStart && read.rangeEnd === chunk.rangeEnd;
+      return equal ? [read] : without(read, chunk).map((rest) => ({ id: read.id, ...rest }));
+    }),
     seen,
   };
+}
+
+function without(range: Interval, hole: Interval): readonly Interval[] {
+  return [
+    { rangeStart: range.rangeStart, rangeEnd: least(range.rangeEnd, hole.rangeStart) },
+    { rangeStart: greatest(range.rangeStart, hole.rangeEnd), rangeEnd: range.rangeEnd },
+  ].filter((rest) => rest.rangeStart < rest.rangeEnd);
 }
 
 function least(a: bigint, b: bigint): bigint {

@@ -4,7 +4,7 @@
  */
 import type { Encode } from './column-types.ts';
 import type { LineBuffer } from './airbyte/line-buffer.ts';
-import { CELL_NULL, CELL_UNCHANGED } from './postgres/pgoutput.ts';
+import { CELL_NULL, CELL_UNCHANGED, cellOffsets } from './postgres/pgoutput.ts';
 import type { FieldChange, JsonObject } from './airbyte/protocol.ts';
 
 export type RecordColumn = { readonly name: string; readonly encode: Encode };
@@ -34,7 +34,8 @@ const MAX_LINE_BYTES = 19_500_000;
  * never less than the last token plus one, so that it grows strictly in order of emission over the connection's life.
  */
 export class RecordClock {
-  #emittedAt = Buffer.from(String(Date.now()));
+  /** Milliseconds of the clock, at most 256 rows old. */
+  emittedAt = Date.now();
   #cursor: number;
   #rows = 0;
 
@@ -48,11 +49,13 @@ export class RecordClock {
     return this.#cursor;
   }
 
-  /** Milliseconds of the clock as digits, at most 256 rows old. */
-  emittedAt(): Buffer {
-    if ((this.#rows & 0xff) === 0) this.#tick();
+  /** A row is about to be written. */
+  row(): void {
+    if ((this.#rows & 0xff) === 0) {
+      this.emittedAt = Date.now();
+      this.#cursor = Math.max(this.#cursor, this.emittedAt * 1000);
+    }
     this.#rows += 1;
-    return this.#emittedAt;
   }
 
   /** The next order token. */
@@ -60,27 +63,30 @@ export class RecordClock {
     this.#cursor += 1;
     return this.#cursor;
   }
-
-  #tick(): void {
-    const now = Date.now();
-    this.#emittedAt = Buffer.from(String(now));
-    this.#cursor = Math.max(this.#cursor, now * 1000);
-  }
 }
 
+/** A cell of a row that is written cell by cell: its bytes, NULL, or a value that nobody has. */
+type Cell =
+  { readonly src: Buffer; readonly start: number; readonly end: number } | 'null' | 'unavailable';
+
 export class RecordEncoder {
-  readonly #prefix: Buffer;
-  readonly #keys: readonly Buffer[];
+  readonly #prefix: string;
   readonly #columns: readonly (RecordColumn | null)[];
-  readonly #stampKeys: readonly (Buffer | null)[];
+  /** Name and punctuation before each value. */
+  readonly #keys: readonly Buffer[];
+  readonly #cdcColumns: readonly string[];
+  /** Whether any column of the row's own is emitted: then the CDC columns begin with a comma. */
+  readonly #hasColumns: boolean;
   readonly #clock: RecordClock;
   /** Bytes of a line without its values. */
   readonly #fixedBytes: number;
-  readonly #valueBytes: Int32Array;
   #changes: FieldChange[] = [];
-  /** Columns left out of the line at hand because it would be too long. */
-  #tooLong: ReadonlySet<number> = new Set();
-  #first = true;
+  /** All before the first value, as of `#headTime`. */
+  #head: Buffer = EMPTY;
+  #headTime = 0;
+  /** The CDC columns of `#stamped`, but for the order token's digits. */
+  #stamp: Buffer = EMPTY;
+  #stamped: ChangeStamp | null = null;
 
   /**
    * @param columns in the order in which the rows' values come; null for one that is not emitted.
@@ -92,18 +98,19 @@ export class RecordEncoder {
     cdcColumns: readonly string[],
     clock: RecordClock,
   ) {
-    this.#prefix = Buffer.from(
-      `{"type":"RECORD","record":{"namespace":${jsonText(stream.namespace)},"stream":${jsonText(stream.name)},"emitted_at":`,
-    );
+    this.#prefix = `{"type":"RECORD","record":{"namespace":${jsonText(stream.namespace)},"stream":${jsonText(stream.name)},"emitted_at":`;
     this.#columns = columns;
-    this.#keys = columns.map((column) => Buffer.from(`${jsonText(column?.name ?? '')}:`));
-    this.#stampKeys = CDC_COLUMNS.map((name) =>
-      cdcColumns.includes(name) ? Buffer.from(`${jsonText(name)}:`) : null,
+    const first = columns.findIndex((column) => column !== null);
+    this.#hasColumns = first >= 0;
+    this.#keys = columns.map((column, index) =>
+      Buffer.from(`${index === first ? '' : ','}${jsonText(column?.name ?? '')}:`),
     );
+    this.#cdcColumns = CDC_COLUMNS.filter((name) => cdcColumns.includes(name));
     this.#clock = clock;
-    this.#valueBytes = new Int32Array(columns.length);
     this.#fixedBytes =
-      this.#prefix.length + 512 + this.#keys.reduce((sum, key) => sum + key.length + 70, 0);
+      Buffer.byteLength(this.#prefix) +
+      512 +
+      this.#keys.reduce((sum, key) => sum + key.length + 70, 0);
   }
 
   /** A result row: `src[start, end)` is the body of a DataRow message. */
@@ -114,19 +121,22 @@ export class RecordEncoder {
     end: number,
     stamp: ChangeStamp | null,
   ): void {
-    this.#line(out, end - start, stamp, () => {
-      const count = src.readUInt16BE(start);
-      let at = start + 2;
-      for (let i = 0; i < count; i += 1) {
-        const length = src.readInt32BE(at);
-        at += 4;
-        if (length < 0) this.#null(out, i);
-        else {
-          this.#value(out, i, src, at, at + length);
-          at += length;
-        }
+    const begin = this.#begin(out, end - start);
+    const count = this.#columns.length;
+    let at = start + 2;
+    for (let i = 0; i < count; i += 1) {
+      const length = readInt32(src, at);
+      at += 4;
+      if (length < 0) this.#null(out, i);
+      else {
+        this.#value(out, i, src, at, at + length);
+        at += length;
       }
-    });
+    }
+    this.#end(out, stamp);
+    if (out.length - begin > MAX_LINE_BYTES) {
+      this.#shorten(out, begin, rowCells(src, start), end - start, stamp);
+    }
   }
 
   /**
@@ -139,81 +149,68 @@ export class RecordEncoder {
     start: number,
     end: number,
     stamp: ChangeStamp,
-    fetched: ReadonlyMap<number, Buffer | null> | null = null,
+    fetched: ReadonlyMap<number, Buffer | null> = NOTHING,
   ): void {
-    let extra = 0;
-    if (fetched !== null) for (const value of fetched.values()) extra += value?.length ?? 0;
-    this.#line(out, end - start + extra, stamp, () => {
-      const count = src.readUInt16BE(start);
-      let at = start + 2;
-      for (let i = 0; i < count; i += 1) {
-        const kind = src[at];
-        at += 1;
-        if (kind === CELL_NULL) this.#null(out, i);
-        else if (kind === CELL_UNCHANGED) this.#unchanged(out, i, fetched);
-        else {
-          const length = src.readUInt32BE(at);
-          at += 4;
-          this.#value(out, i, src, at, at + length);
-          at += length;
-        }
+    let valueBytes = end - start;
+    for (const value of fetched.values()) valueBytes += value?.length ?? 0;
+    const begin = this.#begin(out, valueBytes);
+    const count = this.#columns.length;
+    let at = start + 2;
+    for (let i = 0; i < count; i += 1) {
+      const kind = src[at];
+      at += 1;
+      if (kind === CELL_NULL) this.#null(out, i);
+      else if (kind === CELL_UNCHANGED) this.#cell(out, i, fetchedCell(fetched, i));
+      else {
+        const length = readInt32(src, at);
+        at += 4;
+        this.#value(out, i, src, at, at + length);
+        at += length;
       }
-    });
-  }
-
-  #line(out: LineBuffer, valueBytes: number, stamp: ChangeStamp | null, cells: () => void): void {
-    const begin = out.length;
-    out.reserve(this.#fixedBytes + valueBytes * 6);
-    this.#changes = [];
-    this.#head(out);
-    cells();
-    this.#tail(out, stamp);
-    if (out.length - begin > MAX_LINE_BYTES && this.#tooLong.size < this.#columns.length) {
-      // Once more without the longest value, until the line fits.
-      this.#tooLong = new Set([...this.#tooLong, this.#longest()]);
-      out.length = begin;
-      this.#line(out, valueBytes, stamp, cells);
     }
-    this.#tooLong = NONE;
+    this.#end(out, stamp);
+    if (out.length - begin > MAX_LINE_BYTES) {
+      this.#shorten(out, begin, tupleCells(src, start, fetched), valueBytes, stamp);
+    }
   }
 
-  #head(out: LineBuffer): void {
-    out.appendBytes(this.#prefix);
-    out.appendBytes(this.#clock.emittedAt());
-    out.appendBytes(DATA);
-    this.#first = true;
-  }
-
-  #key(out: LineBuffer, key: Buffer): void {
-    if (this.#first) this.#first = false;
-    else out.bytes[out.length++] = 0x2c;
-    const { bytes } = out;
-    let at = out.length;
-    for (let i = 0; i < key.length; i += 1) bytes[at++] = key[i] as number;
-    out.length = at;
+  /** @returns where the line begins. */
+  #begin(out: LineBuffer, valueBytes: number): number {
+    const clock = this.#clock;
+    clock.row();
+    if (clock.emittedAt !== this.#headTime) {
+      this.#headTime = clock.emittedAt;
+      this.#head = Buffer.from(`${this.#prefix}${clock.emittedAt},"data":{`);
+    }
+    if (this.#changes.length > 0) this.#changes = [];
+    out.reserve(this.#fixedBytes + valueBytes * 6);
+    const begin = out.length;
+    out.length += this.#head.copy(out.bytes, begin);
+    return begin;
   }
 
   #value(out: LineBuffer, index: number, src: Buffer, start: number, end: number): void {
     const column = this.#columns[index];
     if (column === null || column === undefined) return;
-    if (this.#tooLong.has(index)) {
-      this.#nulled(out, index, 'SOURCE_RECORD_SIZE_LIMITATION');
-      return;
-    }
-    this.#valueBytes[index] = end - start;
-    this.#key(out, this.#keys[index] as Buffer);
+    putBytes(out, this.#keys[index] as Buffer);
     const before = out.length;
     if (!column.encode(out, src, start, end)) {
       out.length = before;
-      out.appendBytes(NULL);
+      putBytes(out, NULL);
       this.#note(column.name, 'SOURCE_SERIALIZATION_ERROR');
     }
   }
 
   #null(out: LineBuffer, index: number): void {
     if (this.#columns[index] === null) return;
-    this.#key(out, this.#keys[index] as Buffer);
-    out.appendBytes(NULL);
+    putBytes(out, this.#keys[index] as Buffer);
+    putBytes(out, NULL);
+  }
+
+  #cell(out: LineBuffer, index: number, cell: Cell): void {
+    if (cell === 'null') this.#null(out, index);
+    else if (cell === 'unavailable') this.#nulled(out, index, 'SOURCE_RETRIEVAL_ERROR');
+    else this.#value(out, index, cell.src, cell.start, cell.end);
   }
 
   #nulled(out: LineBuffer, index: number, reason: FieldChange['reason']): void {
@@ -222,62 +219,120 @@ export class RecordEncoder {
     if (column !== null && column !== undefined) this.#note(column.name, reason);
   }
 
-  #unchanged(
-    out: LineBuffer,
-    index: number,
-    fetched: ReadonlyMap<number, Buffer | null> | null,
-  ): void {
-    const value = fetched?.get(index);
-    if (value === undefined) this.#nulled(out, index, 'SOURCE_RETRIEVAL_ERROR');
-    else if (value === null) this.#null(out, index);
-    else this.#value(out, index, value, 0, value.length);
-  }
-
   #note(field: string, reason: FieldChange['reason']): void {
     this.#changes.push({ field, change: 'NULLED', reason });
   }
 
-  #tail(out: LineBuffer, stamp: ChangeStamp | null): void {
-    if (stamp !== null) this.#stamp(out, stamp);
-    out.appendBytes(END_DATA);
-    if (this.#changes.length > 0) {
-      out.appendText(`,"meta":${jsonText({ changes: this.#changes })}`);
-    }
-    out.reserve(END_LINE.length);
-    out.appendBytes(END_LINE);
+  #end(out: LineBuffer, stamp: ChangeStamp | null): void {
+    if (stamp !== null) this.#putStamp(out, stamp);
+    if (this.#changes.length === 0) putBytes(out, END);
+    else out.appendText(`},"meta":${jsonText({ changes: this.#changes })}}}\n`);
   }
 
-  #stamp(out: LineBuffer, stamp: ChangeStamp): void {
+  #putStamp(out: LineBuffer, stamp: ChangeStamp): void {
     const cursor = this.#clock.next();
-    const texts = [
-      stamp.lsn,
-      `"${stamp.updatedAt}"`,
-      stamp.deleted ? `"${stamp.updatedAt}"` : 'null',
-      String(cursor),
-    ];
-    for (let i = 0; i < texts.length; i += 1) {
-      const key = this.#stampKeys[i];
-      if (key === null || key === undefined) continue;
-      this.#key(out, key);
-      out.length += out.bytes.write(texts[i] as string, out.length, 'latin1');
+    if (stamp !== this.#stamped) {
+      this.#stamped = stamp;
+      this.#stamp = Buffer.from(this.#stampText(stamp));
+    }
+    putBytes(out, this.#stamp);
+    // The order token is the last of CDC_COLUMNS.
+    if (this.#cdcColumns.at(-1) === '_ab_cdc_cursor') {
+      out.length += out.bytes.write(String(cursor), out.length, 'latin1');
     }
   }
 
-  /** The longest value of the row at hand that is still in the line. */
-  #longest(): number {
-    let longest = 0;
-    let most = -1;
-    this.#valueBytes.forEach((bytes, index) => {
-      if (bytes > most && !this.#tooLong.has(index)) [longest, most] = [index, bytes];
-    });
-    return longest;
+  #stampText(stamp: ChangeStamp): string {
+    const texts: Readonly<Record<string, string>> = {
+      _ab_cdc_lsn: stamp.lsn,
+      _ab_cdc_updated_at: `"${stamp.updatedAt}"`,
+      _ab_cdc_deleted_at: stamp.deleted ? `"${stamp.updatedAt}"` : 'null',
+    };
+    const pieces = this.#cdcColumns.map((name) => `${jsonText(name)}:${texts[name] ?? ''}`);
+    return pieces.length === 0 ? '' : `${this.#hasColumns ? ',' : ''}${pieces.join(',')}`;
+  }
+
+  /** Writes a line once more, without its longest values, until it is not too long. */
+  #shorten(
+    out: LineBuffer,
+    begin: number,
+    cells: readonly Cell[],
+    valueBytes: number,
+    stamp: ChangeStamp | null,
+  ): void {
+    const byLength = cells
+      .map((cell, index) => ({
+        index,
+        bytes: typeof cell === 'string' ? 0 : cell.end - cell.start,
+      }))
+      .filter(({ index, bytes }) => bytes > 0 && this.#columns[index] !== null)
+      .toSorted((a, b) => a.bytes - b.bytes);
+    const without = new Set<number>();
+    while (out.length - begin > MAX_LINE_BYTES && byLength.length > 0) {
+      without.add(byLength.pop()?.index ?? -1);
+      out.length = begin;
+      this.#begin(out, valueBytes);
+      cells.forEach((cell, index) => {
+        if (without.has(index)) this.#nulled(out, index, 'SOURCE_RECORD_SIZE_LIMITATION');
+        else this.#cell(out, index, cell);
+      });
+      this.#end(out, stamp);
+    }
   }
 }
 
-const NONE: ReadonlySet<number> = new Set();
-const DATA = Buffer.from(',"data":{');
-const END_DATA = Buffer.from('}');
-const END_LINE = Buffer.from('}}\n');
+/** Appends bytes in a loop: names are short. */
+function putBytes(out: LineBuffer, piece: Buffer): void {
+  const { bytes } = out;
+  const count = piece.length;
+  let at = out.length;
+  for (let i = 0; i < count; i += 1) bytes[at++] = piece[i] as number;
+  out.length = at;
+}
+
+/** Big-endian, without the checks that Buffer's own method makes in each call. */
+function readInt32(src: Buffer, at: number): number {
+  return (
+    ((src[at] as number) << 24) |
+    ((src[at + 1] as number) << 16) |
+    ((src[at + 2] as number) << 8) |
+    (src[at + 3] as number)
+  );
+}
+
+function rowCells(src: Buffer, start: number): readonly Cell[] {
+  const cells: Cell[] = [];
+  let at = start + 2;
+  for (let left = src.readUInt16BE(start); left > 0; left -= 1) {
+    const length = src.readInt32BE(at);
+    at += 4;
+    cells.push(length < 0 ? 'null' : { src, start: at, end: at + length });
+    at += Math.max(0, length);
+  }
+  return cells;
+}
+
+function tupleCells(
+  src: Buffer,
+  start: number,
+  fetched: ReadonlyMap<number, Buffer | null>,
+): readonly Cell[] {
+  return cellOffsets(src, start).map((at, index): Cell => {
+    if (src[at] === CELL_NULL) return 'null';
+    if (src[at] === CELL_UNCHANGED) return fetchedCell(fetched, index);
+    return { src, start: at + 5, end: at + 5 + src.readUInt32BE(at + 1) };
+  });
+}
+
+function fetchedCell(fetched: ReadonlyMap<number, Buffer | null>, index: number): Cell {
+  const value = fetched.get(index);
+  if (value === undefined) return 'unavailable';
+  return value === null ? 'null' : { src: value, start: 0, end: value.length };
+}
+
+const NOTHING: ReadonlyMap<number, Buffer | null> = new Map();
+const EMPTY = Buffer.alloc(0);
+const END = Buffer.from('}}}\n');
 const NULL = Buffer.from('null');
 
 /** JSON of names, safe for readers that break lines at U+0085, U+2028 and U+2029. */

@@ -221,6 +221,23 @@ describe('while a handler is busy', () => {
     expect(pg.passed).toEqual(Buffer.concat([COMPLETE, READY, NOTICE]));
     expect(pg.stream.isPaused()).toBe(false);
   });
+
+  it('bytes that a socket delivers all the same wait for their turn', async () => {
+    const pg = new FakePg();
+    const rows: string[] = [];
+    let busy = 0;
+    const done = run(pg, [dataRow('a')], async (src, start, end) => {
+      busy += 1;
+      rows.push(`${src.toString('latin1', start, end)} ${busy}`);
+      await turn();
+      busy -= 1;
+    });
+    await turn();
+    pg.stream.emit('data', Buffer.concat([dataRow('b'), dataRow('c')]));
+    pg.stream.emit('data', Buffer.concat([COMPLETE, READY]));
+    await done;
+    expect(rows).toEqual(['a 1', 'b 1', 'c 1']);
+  });
 });
 
 describe('what is no row belongs to pg', () => {

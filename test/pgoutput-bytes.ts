@@ -7,7 +7,7 @@
 export type Cell = string | Buffer | null | typeof UNCHANGED;
 export const UNCHANGED = Symbol('unchanged');
 
-export type ColumnBytes = {
+type ColumnBytes = {
   readonly name: string | Buffer;
   readonly typeOid: number;
   readonly typmod?: number;

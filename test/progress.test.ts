@@ -108,6 +108,15 @@ describe('a chunk', () => {
     expect(isDone(done(once, [A, B], A), A)).toBe(true);
   });
 
+  it('between read ones is not done, however many ranges there are', () => {
+    const all = Array.from({ length: 400 }, (_, index) =>
+      chunk(index + 1, index * 10, index * 10 + 9),
+    );
+    const read = all.filter(({ id }) => id % 2 === 0);
+    const progress = done(startHypertable(HYPERTABLE, all), all, ...read);
+    expect(pendingChunks(progress, all)).toEqual(all.filter(({ id }) => id % 2 === 1));
+  });
+
   it('that lies at the ends of time is done like any other', () => {
     const first = { ...chunk(1, 0, 10), rangeStart: -(2n ** 63n) };
     const last = { ...chunk(2, 10, 20), rangeEnd: 2n ** 63n - 1n };
@@ -126,6 +135,12 @@ describe('space partitions of one time slice', () => {
       expect(ids(pendingChunks(progress, slices))).toEqual([1, 2, 3, 4].slice(index + 1));
     }
     expect(progress.read).toEqual([]);
+  });
+
+  it('are read again if they were widened while another one was left', () => {
+    const progress = done(startHypertable(HYPERTABLE, slices), slices, chunk(1, 0, 10));
+    expect(isDone(resumed(progress), chunk(1, 0, 20))).toBe(false);
+    expect(isDone(resumed(progress), chunk(1, 0, 5))).toBe(true);
   });
 
   it('may overlap without being equal', () => {
@@ -192,6 +207,25 @@ describe('a chunk that has to be read again', () => {
     const progress = chunkDone(startHypertable(HYPERTABLE, ALL), B, seen, ALL);
     expect(progress.seen.get(B.oid)).toBe(seen);
     expect(chunkUndone(progress, B).seen.size).toBe(0);
+  });
+
+  it('is undone also in what was read of the chunk that it was split from', () => {
+    const waits = chunk(4, 10, 15);
+    const born = chunk(5, 30, 50);
+    const all = [...ALL, waits, born];
+    const start = done(startHypertable(HYPERTABLE, ALL), ALL, ...ALL);
+    const split = chunk(6, 30, 40);
+    const progress = chunkUndone(done(start, all, born), split);
+    expect(isDone(progress, chunk(5, 40, 50))).toBe(true);
+    const mergedBack = chunk(5, 30, 50);
+    expect(isDone(progress, mergedBack)).toBe(false);
+  });
+
+  it('leaves other space partitions alone while their slice is not whole', () => {
+    const [one, two, three] = [chunk(1, 0, 10), chunk(2, 0, 10), chunk(3, 0, 10)];
+    const all = [one, two, three];
+    const progress = chunkUndone(done(startHypertable(HYPERTABLE, all), all, one, two), one);
+    expect(ids(pendingChunks(progress, all))).toEqual([1, 3]);
   });
 
   it('is undone also while its slice is not whole', () => {

@@ -24,8 +24,8 @@ export const CDC: Config = parseConfig(
 
 export const INT4 = 23;
 export const TEXT = 25;
-export const FLOAT8 = 701;
-export const TIMESTAMPTZ = 1184;
+const FLOAT8 = 701;
+const TIMESTAMPTZ = 1184;
 
 export function column(name: string, typeOid: number, changes: Partial<Column> = {}): Column {
   return { name, typeOid, typmod: -1, dimensions: 0, notNull: false, generated: false, ...changes };
