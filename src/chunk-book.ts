@@ -43,6 +43,8 @@ export class ChunkBook {
   #unpublished: ReadonlySet<number> = new Set();
   /** Those of them that this sync has read. */
   readonly #readInVain = new Set<number>();
+  /** By stream: ids of chunks that did not exist at the last look are greater. */
+  readonly #newest = new Map<string, number>();
 
   constructor(
     client: Client,
@@ -158,9 +160,13 @@ export class ChunkBook {
           : startHypertable(hypertableOf(stream), chunks);
       const progress = chunks.reduce(
         (current, chunk) =>
-          this.#judge(current, chunk, chunks, publications.get(chunk.oid), late, start.complete),
+          this.#judge(current, chunk, chunks, publications.get(chunk.oid), {
+            late,
+            newFrom: start.complete ? start.chunkIdMax : Infinity,
+          }),
         start,
       );
+      this.#newest.set(stream.key, progress.chunkIdMax);
       const pending = this.pending(stream, progress);
       // Published by somebody else, who knows when: their writers have not been awaited yet.
       const others = start.complete ? pending.filter(({ oid }) => !late.has(oid)) : [];
@@ -179,15 +185,14 @@ export class ChunkBook {
     chunk: Chunk,
     chunks: readonly Chunk[],
     publication: ChunkPublication | undefined,
-    late: ReadonlySet<number>,
-    wasComplete: boolean,
+    known: { readonly late: ReadonlySet<number>; readonly newFrom: number },
   ): HypertableProgress {
-    if (late.has(chunk.oid)) return chunkUndone(progress, chunk);
+    if (known.late.has(chunk.oid)) return chunkUndone(progress, chunk);
     if (isDone(progress, chunk)) {
       return this.#unpublished.has(chunk.oid) ? chunkUndone(progress, chunk) : progress;
     }
     // While older chunks are unread a new one may hold rows of theirs (a split), so it is read as well.
-    if (wasComplete && chunk.id > progress.chunkIdMax && publication?.sinceBirth === true) {
+    if (chunk.id > known.newFrom && publication?.sinceBirth === true) {
       return chunkDone(progress, chunk, null, chunks);
     }
     return progress;
@@ -202,18 +207,15 @@ export class ChunkBook {
     // Detached: its rows were read with the hypertable, or left it before.
     if (chunk === undefined || progress?.kind !== 'hypertable') return true;
     if (isDone(progress, chunk)) return true;
+    if (!progress.complete) return false;
     const publications = await this.#publications([chunk]);
     const chunks = this.of(stream);
-    const judged = this.#judge(
-      progress,
-      chunk,
-      chunks,
-      publications.get(oid),
-      new Set(),
-      progress.complete,
-    );
+    const judged = this.#judge(progress, chunk, chunks, publications.get(oid), {
+      late: new Set(),
+      newFrom: this.#newest.get(stream.key) ?? Infinity,
+    });
     const done = isDone(judged, chunk);
-    ledger.setRows(stream, done ? judged : reopened(judged));
+    ledger.setRows(stream, done ? judged : chunkUndone(judged, chunk));
     if (!listed) {
       const what = done ? 'streamed since its birth' : 'to be read';
       this.#output.log('INFO', `${label(stream.name)}: new chunk ${chunk.name}, ${what}.`);

@@ -148,6 +148,25 @@ describe('a line', () => {
     expect(Object.keys(data)).toEqual(['id', ...written]);
   });
 
+  it('says what its own stamp says, whatever the one before said', () => {
+    const later: ChangeStamp = {
+      lsn: '7',
+      updatedAt: '2025-01-01T00:00:00.000000Z',
+      deleted: false,
+    };
+    const stamps = [STAMP, DELETED, STAMP, later, { ...later, deleted: true }, later];
+    const lines = new Lines([ID], CDC_COLUMNS);
+    for (const stamp of stamps) lines.tuple(['1'], stamp);
+    const read = lines.text.trimEnd().split('\n');
+    expect(read.map((line) => JSON.parse(line).record.data)).toMatchObject(
+      stamps.map(({ updatedAt, deleted }, index) => ({
+        _ab_cdc_updated_at: updatedAt,
+        _ab_cdc_deleted_at: deleted ? updatedAt : null,
+        _ab_cdc_cursor: NOW * 1000 + 1 + index,
+      })),
+    );
+  });
+
   it('has the CDC columns alone where no other is selected', () => {
     const { data } = new Lines([null], ['_ab_cdc_lsn']).tuple(['1']).last;
     expect(Object.keys(data)).toEqual(['_ab_cdc_lsn']);
@@ -210,7 +229,7 @@ describe('a value that has no JSON form', () => {
 
 describe('a cell that an update did not touch', () => {
   const columns = [ID, NAME, VALUE];
-  it.each<[string, ReadonlyMap<number, Buffer | null> | null | undefined, unknown, unknown[]]>([
+  it.each<[string, ReadonlyMap<number, Buffer | null> | undefined, unknown, unknown[]]>([
     ['is what was fetched', new Map([[1, Buffer.from('ünï')]]), 'ünï', []],
     ['is the empty text if that was fetched', new Map([[1, Buffer.alloc(0)]]), '', []],
     ['is null if that was fetched', new Map([[1, null]]), null, []],

@@ -16,6 +16,8 @@ const FLUSH_BYTES = 64 * 1024;
 /** A row may be larger than this: the buffer grows for it. */
 const BUFFER_BYTES = 256 * 1024;
 
+const KEPT_BYTES = 8 * 1024 * 1024;
+
 type StreamName = { readonly name: string; readonly namespace: string };
 
 export class Output {
@@ -51,6 +53,8 @@ export class Output {
     const bytes = this.buffer.bytes.subarray(0, this.buffer.length);
     this.buffer.length = 0;
     this.#write(bytes);
+    // What one giant row needed is not kept for the rest of the sync.
+    if (this.buffer.bytes.length > KEPT_BYTES) this.buffer.bytes = Buffer.allocUnsafe(BUFFER_BYTES);
   }
 
   /** One message, written through at once: a reader must not wait for a STATE until the next one fills a buffer. */

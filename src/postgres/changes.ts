@@ -4,6 +4,7 @@
  * What is read here moves only a temporary copy of the slot.
  */
 import { type Client, escapeIdentifier } from 'pg';
+import { ConnectorError, errorCode } from '../errors.ts';
 import { bindPortal, executePortal, type RowHandler } from './hot-reader.ts';
 import { advanceLsn, formatLsn, type Lsn, minLsn, parseLsn } from './lsn.ts';
 import { copySlot } from './slot.ts';
@@ -50,9 +51,13 @@ export class ChangeReader {
       true,
     );
     // A row is one bytea: two bytes of column count and four of length come before it.
-    await executePortal(this.#client, 'changes', (src, start, end) =>
-      onMessage(src, start + 6, end),
-    );
+    try {
+      await executePortal(this.#client, 'changes', (src, start, end) =>
+        onMessage(src, start + 6, end),
+      );
+    } catch (error) {
+      throw errorCode(error) === INTERNAL_ERROR ? undecodable(error) : error;
+    }
     await this.#client.query('COMMIT');
     await this.#adapt(upto);
     return upto;
@@ -74,4 +79,16 @@ export class ChangeReader {
   async close(): Promise<void> {
     await this.#client.end();
   }
+}
+
+/** What the decoder reports when the system catalog of a moment in the WAL cannot be put together any more. */
+const INTERNAL_ERROR = 'XX000';
+
+function undecodable(error: unknown): ConnectorError {
+  const text = error instanceof Error ? error.message : String(error);
+  return new ConnectorError(`The server cannot decode the WAL of the replication slot: ${text}.`, {
+    kind: 'config_error',
+    fix: 'Drop the slot, clear the connection and sync again. An upgrade of the TimescaleDB extension can be the cause.',
+    cause: error,
+  });
 }

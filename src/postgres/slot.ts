@@ -63,16 +63,42 @@ export async function createSlot(
 ): Promise<Lsn> {
   await client.query(`SET statement_timeout = ${Math.trunc(waitSeconds * 1000)}`);
   try {
-    const { rows } = await client.query<{ lsn: string }>(
-      `SELECT lsn::text AS lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`,
-      [slot],
-    );
-    return parseLsn(rows[0]?.lsn ?? '');
+    for (let attempt = 1; ; attempt += 1) {
+      const { rows } = await client.query<{ lsn: string }>(
+        `SELECT lsn::text AS lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`,
+        [slot],
+      );
+      if (attempt >= CREATE_ATTEMPTS || !(await sawDdl(client, slot))) {
+        return parseLsn(rows[0]?.lsn ?? '');
+      }
+      await dropSlot(client, slot);
+    }
   } catch (error) {
     throw explainCreation(error, slot, waitSeconds);
   } finally {
     await client.query('SET statement_timeout = 0').catch(() => undefined);
   }
+}
+
+const CREATE_ATTEMPTS = 10;
+
+/**
+ * Whether tables were made or published while the slot came into being. A transaction that does so between the slot's
+ * first look at the running transactions and its consistent point can be missed by the decoder, which then fails for
+ * good ("could not map filenumber") or takes a published chunk for unpublished. With TimescaleDB every new chunk is such
+ * a transaction, so the slot is made again until none came between.
+ */
+async function sawDdl(client: ClientBase, slot: string): Promise<boolean> {
+  const { rows } = await client.query<{ ddl: boolean }>(
+    `WITH slot AS (
+       SELECT pg_catalog.age(catalog_xmin) AS age FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)
+     SELECT EXISTS (SELECT FROM pg_catalog.pg_class c, slot
+                     WHERE c.relpersistence <> 't' AND pg_catalog.age(c.xmin) BETWEEN 0 AND slot.age)
+         OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel p, slot
+                     WHERE pg_catalog.age(p.xmin) BETWEEN 0 AND slot.age) AS ddl`,
+    [slot],
+  );
+  return rows[0]?.ddl === true;
 }
 
 function explainCreation(error: unknown, slot: string, waitSeconds: number): unknown {
