@@ -153,17 +153,14 @@ export class ChunkBook {
     );
     for (const stream of this.#streams.values()) {
       const chunks = this.of(stream);
-      const before = ledger.rows(stream);
+      const before = progressOf(ledger, stream);
       const start =
-        before?.kind === 'hypertable' && before.hypertableId === stream.hypertable?.id
-          ? rebased(before, chunks)
-          : startHypertable(hypertableOf(stream), chunks);
+        before === null ? startHypertable(hypertableOf(stream), chunks) : rebased(before, chunks);
+      // Ids that the state knew nothing of are greater than what it knew.
+      const newFrom = before?.complete === true ? before.chunkIdMax : Infinity;
       const progress = chunks.reduce(
         (current, chunk) =>
-          this.#judge(current, chunk, chunks, publications.get(chunk.oid), {
-            late,
-            newFrom: start.complete ? start.chunkIdMax : Infinity,
-          }),
+          this.#judge(current, chunk, chunks, publications.get(chunk.oid), { late, newFrom }),
         start,
       );
       this.#newest.set(stream.key, progress.chunkIdMax);
@@ -230,6 +227,13 @@ export class ChunkBook {
       await publicationsInUse(this.#client, this.#cdc),
     );
   }
+}
+
+/** Null where there is none, or that of another table of the same name. */
+function progressOf(ledger: Ledger, stream: SyncStream): HypertableProgress | null {
+  const rows = ledger.rows(stream);
+  if (rows?.kind !== 'hypertable' || rows.hypertableId !== stream.hypertable?.id) return null;
+  return rows;
 }
 
 function hypertableOf(stream: SyncStream): NonNullable<SyncStream['hypertable']> {
