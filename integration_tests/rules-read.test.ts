@@ -124,6 +124,34 @@ test('R1: a transaction that wrote before the first sync and commits while it ru
   await connection.expectEqual('readings');
 });
 
+test('R1: rows of a transaction that straddles the publication of its chunk are there once', async () => {
+  await using db = await createDatabase();
+  await fillReadings(db);
+  const connection = await connectTo(db);
+  (await connection.sync()).succeeded();
+  const row = (device: number): string =>
+    `INSERT INTO readings VALUES ('${DAY_ZERO}'::timestamptz + interval '9 days', ${device}, 'new chunk')`;
+  await db.query(row(-1));
+  const writer = await db.client();
+  try {
+    await writer.query(`BEGIN; ${row(-2)}`);
+    const running = connection.sync();
+    await until('the chunk is published', async () => (await publishedTables(db)) === 4);
+    await writer.query(row(-3));
+    // Long enough to be overtaken by a read that does not wait: by the time of the first STATE it would be over.
+    await until('the sync waits for the writer', () => asksForWriters(db));
+    await writer.query('COMMIT');
+    (await running).succeeded();
+  } finally {
+    await writer.end();
+  }
+  await connection.expectEqual('readings');
+});
+
+async function asksForWriters(db: Database): Promise<boolean> {
+  return (await sessions(db)).some(({ query }) => /FROM pg_catalog\.pg_locks/.test(query));
+}
+
 /** The hypertable and its chunks. */
 function publishedTables(db: Database): Promise<number> {
   return db.value<number>('SELECT count(*)::int FROM pg_publication_rel');
