@@ -24,6 +24,8 @@ export type Comparison = {
   readonly destinationRows: number;
   /** A few of the rows concerned. */
   readonly samples: readonly string[];
+  /** Of each sample the values of its key (without a key: of all columns), to look it up by. */
+  readonly sampleKeys: readonly (readonly string[])[];
 };
 
 export type CompareOptions = {
@@ -32,7 +34,7 @@ export type CompareOptions = {
    * The table must not hold equal rows then.
    */
   readonly duplicates?: boolean;
-  /** Rows, by their canonical key values, that stay in the destination when retention has dropped their chunk. */
+  /** Rows, by the values of their key (without a key: of all columns), that stay when retention has dropped their chunk. */
   readonly retained?: (key: readonly string[]) => boolean;
 };
 
@@ -60,7 +62,7 @@ export async function expectEqual(
 ): Promise<Comparison> {
   const found = await compareWithTable(db, destination, name, options);
   if (isEqual(found)) return found;
-  const { samples, ...counts } = found;
+  const { samples, sampleKeys: _, ...counts } = found;
   throw new Error([`${name} differs: ${JSON.stringify(counts)}`, ...samples].join('\n'));
 }
 
@@ -131,16 +133,19 @@ class Differences {
   retained = 0;
   tableRows = 0;
   readonly samples: string[] = [];
+  readonly sampleKeys: string[][] = [];
 
-  sample(kind: string, ...rows: readonly string[]): void {
+  sample(kind: string, key: string, ...rows: readonly string[]): void {
     if (this.samples.length >= SAMPLES) return;
+    this.sampleKeys.push(keyValues(key));
     const shown = rows.map((row) => row.replaceAll(SEPARATOR, ' | ').slice(0, 1000));
     this.samples.push(`${kind}: ${shown.join('\n  table holds: ')}`);
   }
 
   result(destinationRows: number): Comparison {
-    const { missing, extra, different, retained, tableRows: rows, samples } = this;
-    return { missing, extra, different, retained, tableRows: rows, destinationRows, samples };
+    const { missing, extra, different, retained, samples, sampleKeys } = this;
+    const counts = { missing, extra, different, retained, tableRows: this.tableRows };
+    return { ...counts, destinationRows, samples, sampleKeys };
   }
 }
 
@@ -157,10 +162,10 @@ async function compareRows(
     const held = stream.rows.get(key);
     if (held === undefined) {
       found.missing += 1;
-      found.sample('missing', `${key} ${row}`);
+      found.sample('missing', key, `${key} ${row}`);
     } else if (held !== row) {
       found.different += 1;
-      found.sample('different', `${key} ${held}`, row);
+      found.sample('different', key, `${key} ${held}`, row);
     }
   }
   let rows = 0;
@@ -171,7 +176,7 @@ async function compareRows(
     if (options.retained?.(keyValues(key)) === true) found.retained += 1;
     else {
       found.extra += 1;
-      found.sample('extra', `${key} ${row}`);
+      found.sample('extra', key, `${key} ${row}`);
     }
   }
   return found.result(rows);
@@ -185,6 +190,7 @@ function keyValues(key: string): string[] {
 async function compareBag(
   stream: DestinationStream,
   table: AsyncIterable<TableRow>,
+  options: CompareOptions,
 ): Promise<Comparison> {
   const found = new Differences();
   const bag = new Map<string, number>();
@@ -196,19 +202,23 @@ async function compareBag(
     const lacking = count - (stream.bag.get(row) ?? 0);
     if (lacking <= 0) continue;
     found.missing += lacking;
-    found.sample(`missing ${lacking} times`, row);
+    found.sample(`missing ${lacking} times`, row, row);
   }
   let rows = 0;
   for (const [row, count] of stream.bag) {
     rows += count;
     const surplus = count - (bag.get(row) ?? 0);
     if (surplus <= 0) continue;
+    if (options.retained?.(keyValues(row)) === true) {
+      found.retained += surplus;
+      continue;
+    }
     found.extra += surplus;
-    found.sample(`extra ${surplus} times`, row);
+    found.sample(`extra ${surplus} times`, row, row);
   }
   for (const row of stream.unmatchedDeletes) {
     found.extra += 1;
-    found.sample('delete of a row that is not there', row);
+    found.sample('delete of a row that is not there', row, row);
   }
   return found.result(rows);
 }

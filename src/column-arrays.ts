@@ -2,7 +2,7 @@
  * Array literals (`{1,NULL,"a \"b\""}`) -> JSON arrays.
  * The syntax is array_out's: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
  */
-import type { LineBuffer } from './airbyte/line-buffer.ts';
+import { type LineBuffer, Piece } from './airbyte/line-buffer.ts';
 import type { Encode } from './column-text.ts';
 
 const QUOTE = 0x22;
@@ -14,7 +14,7 @@ const OPEN = 0x7b;
 const CLOSE = 0x7d;
 const COMMA = 0x2c;
 
-const NULL = Buffer.from('null');
+const NULL = new Piece('null');
 
 /** A scratch larger than this is dropped after the value, so that one giant element does not stay in memory. */
 const SCRATCH_KEPT = 1 << 16;
@@ -108,8 +108,8 @@ function putByte(out: LineBuffer, byte: number): void {
 }
 
 function putNull(out: LineBuffer): void {
-  out.reserve(NULL.length);
-  out.appendBytes(NULL);
+  out.reserve(NULL.length + 3);
+  out.appendPiece(NULL);
 }
 
 function putCell(out: LineBuffer, element: Encode, src: Buffer, start: number, end: number): void {

@@ -3,7 +3,7 @@
  * relation of the WAL), made once of constant pieces and one small function per column.
  */
 import type { Encode } from './column-types.ts';
-import type { LineBuffer } from './airbyte/line-buffer.ts';
+import { type LineBuffer, Piece } from './airbyte/line-buffer.ts';
 import { CELL_NULL, CELL_UNCHANGED, cellOffsets } from './postgres/pgoutput.ts';
 import type { FieldChange, JsonObject } from './airbyte/protocol.ts';
 
@@ -73,7 +73,7 @@ export class RecordEncoder {
   readonly #prefix: string;
   readonly #columns: readonly (RecordColumn | null)[];
   /** Name and punctuation before each value. */
-  readonly #keys: readonly Buffer[];
+  readonly #keys: readonly Piece[];
   readonly #cdcColumns: readonly string[];
   /** Whether any column of the row's own is emitted: then the CDC columns begin with a comma. */
   readonly #hasColumns: boolean;
@@ -82,10 +82,10 @@ export class RecordEncoder {
   readonly #fixedBytes: number;
   #changes: FieldChange[] = [];
   /** All before the first value, as of `#headTime`. */
-  #head: Buffer = EMPTY;
+  #head: Buffer = Buffer.alloc(0);
   #headTime = 0;
   /** The CDC columns of `#stamped`, but for the order token's digits. */
-  #stamp: Buffer = EMPTY;
+  #stamp = new Piece('');
   #stamped: ChangeStamp | null = null;
 
   /**
@@ -102,8 +102,8 @@ export class RecordEncoder {
     this.#columns = columns;
     const first = columns.findIndex((column) => column !== null);
     this.#hasColumns = first >= 0;
-    this.#keys = columns.map((column, index) =>
-      Buffer.from(`${index === first ? '' : ','}${jsonText(column?.name ?? '')}:`),
+    this.#keys = columns.map(
+      (column, index) => new Piece(`${index === first ? '' : ','}${jsonText(column?.name ?? '')}:`),
     );
     this.#cdcColumns = CDC_COLUMNS.filter((name) => cdcColumns.includes(name));
     this.#clock = clock;
@@ -192,19 +192,19 @@ export class RecordEncoder {
   #value(out: LineBuffer, index: number, src: Buffer, start: number, end: number): void {
     const column = this.#columns[index];
     if (column === null || column === undefined) return;
-    putBytes(out, this.#keys[index] as Buffer);
+    out.appendPiece(this.#keys[index] as Piece);
     const before = out.length;
     if (!column.encode(out, src, start, end)) {
       out.length = before;
-      putBytes(out, NULL);
+      out.appendPiece(NULL);
       this.#note(column.name, 'SOURCE_SERIALIZATION_ERROR');
     }
   }
 
   #null(out: LineBuffer, index: number): void {
     if (this.#columns[index] === null) return;
-    putBytes(out, this.#keys[index] as Buffer);
-    putBytes(out, NULL);
+    out.appendPiece(this.#keys[index] as Piece);
+    out.appendPiece(NULL);
   }
 
   #cell(out: LineBuffer, index: number, cell: Cell): void {
@@ -225,7 +225,7 @@ export class RecordEncoder {
 
   #end(out: LineBuffer, stamp: ChangeStamp | null): void {
     if (stamp !== null) this.#putStamp(out, stamp);
-    if (this.#changes.length === 0) putBytes(out, END);
+    if (this.#changes.length === 0) out.appendPiece(END);
     else out.appendText(`},"meta":${jsonText({ changes: this.#changes })}}}\n`);
   }
 
@@ -233,9 +233,9 @@ export class RecordEncoder {
     const cursor = this.#clock.next();
     if (stamp !== this.#stamped) {
       this.#stamped = stamp;
-      this.#stamp = Buffer.from(this.#stampText(stamp));
+      this.#stamp = new Piece(this.#stampText(stamp));
     }
-    putBytes(out, this.#stamp);
+    out.appendPiece(this.#stamp);
     // The order token is the last of CDC_COLUMNS.
     if (this.#cdcColumns.at(-1) === '_ab_cdc_cursor') {
       out.length += out.bytes.write(String(cursor), out.length, 'latin1');
@@ -281,15 +281,6 @@ export class RecordEncoder {
   }
 }
 
-/** Appends bytes in a loop: names are short. */
-function putBytes(out: LineBuffer, piece: Buffer): void {
-  const { bytes } = out;
-  const count = piece.length;
-  let at = out.length;
-  for (let i = 0; i < count; i += 1) bytes[at++] = piece[i] as number;
-  out.length = at;
-}
-
 /** Big-endian, without the checks that Buffer's own method makes in each call. */
 function readInt32(src: Buffer, at: number): number {
   return (
@@ -331,9 +322,8 @@ function fetchedCell(fetched: ReadonlyMap<number, Buffer | null>, index: number)
 }
 
 const NOTHING: ReadonlyMap<number, Buffer | null> = new Map();
-const EMPTY = Buffer.alloc(0);
-const END = Buffer.from('}}}\n');
-const NULL = Buffer.from('null');
+const END = new Piece('}}}\n');
+const NULL = new Piece('null');
 
 /** JSON of names, safe for readers that break lines at U+0085, U+2028 and U+2029. */
 function jsonText(value: string | JsonObject): string {

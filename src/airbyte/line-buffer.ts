@@ -3,32 +3,76 @@
  * so a row costs no object and no string.
  */
 export class LineBuffer {
-  bytes: Buffer;
+  readonly #capacity: number;
+  #bytes: Buffer;
+  #view: DataView;
   length = 0;
 
   /** @param capacity bytes to begin with; it grows only for a single row that is larger. */
   constructor(capacity: number) {
-    this.bytes = Buffer.allocUnsafe(capacity);
+    this.#capacity = capacity;
+    this.#bytes = Buffer.allocUnsafe(capacity);
+    this.#view = viewOf(this.#bytes);
+  }
+
+  /** The bytes so far are the first `length` of these. */
+  get bytes(): Buffer {
+    return this.#bytes;
   }
 
   /** Makes sure that `count` more bytes fit behind `length`. `bytes` may be another buffer afterwards. */
   reserve(count: number): void {
     const wanted = this.length + count;
-    if (wanted <= this.bytes.length) return;
-    const grown = Buffer.allocUnsafe(Math.max(wanted, this.bytes.length * 2));
-    this.bytes.copy(grown, 0, 0, this.length);
-    this.bytes = grown;
+    if (wanted <= this.#bytes.length) return;
+    const grown = Buffer.allocUnsafe(Math.max(wanted, this.#bytes.length * 2));
+    this.#bytes.copy(grown, 0, 0, this.length);
+    this.#bytes = grown;
+    this.#view = viewOf(grown);
+  }
+
+  /** Forgets the bytes; what one giant row needed is not kept. @param keep the most bytes to keep. */
+  clear(keep: number): void {
+    this.length = 0;
+    if (this.#bytes.length <= keep) return;
+    this.#bytes = Buffer.allocUnsafe(this.#capacity);
+    this.#view = viewOf(this.#bytes);
   }
 
   /** Appends text as UTF-8. For messages and constant pieces, not for cells. */
   appendText(text: string): void {
     this.reserve(text.length * 3);
-    this.length += this.bytes.write(text, this.length, 'utf8');
+    this.length += this.#bytes.write(text, this.length, 'utf8');
   }
 
-  /** Appends bytes as they are; the caller has reserved room. */
-  appendBytes(piece: Uint8Array): void {
-    this.bytes.set(piece, this.length);
-    this.length += piece.length;
+  /** Appends a piece; the caller has reserved room for it and for three bytes more. */
+  appendPiece(piece: Piece): void {
+    const view = this.#view;
+    const { words } = piece;
+    const at = this.length;
+    for (let i = 0; i < words.length; i += 1) view.setInt32(at + i * 4, words[i] as number);
+    this.length = at + piece.length;
   }
+}
+
+/**
+ * Constant bytes that are appended often, such as a column's name. As 32-bit words: most are too short for a copy of
+ * memory to pay, and byte by byte they would take most of the time of a row.
+ */
+export class Piece {
+  readonly length: number;
+  /** Big-endian; the last one is filled up with zeros, which the next bytes overwrite. */
+  readonly words: Int32Array;
+
+  constructor(text: string) {
+    const bytes = Buffer.from(text);
+    const padded = Buffer.concat([bytes, Buffer.alloc(3)]);
+    this.length = bytes.length;
+    this.words = Int32Array.from({ length: Math.ceil(bytes.length / 4) }, (_, index) =>
+      padded.readInt32BE(index * 4),
+    );
+  }
+}
+
+function viewOf(bytes: Buffer): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 }

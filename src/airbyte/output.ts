@@ -51,10 +51,8 @@ export class Output {
   flush(): void {
     if (this.buffer.length === 0) return;
     const bytes = this.buffer.bytes.subarray(0, this.buffer.length);
-    this.buffer.length = 0;
+    this.buffer.clear(KEPT_BYTES);
     this.#write(bytes);
-    // What one giant row needed is not kept for the rest of the sync.
-    if (this.buffer.bytes.length > KEPT_BYTES) this.buffer.bytes = Buffer.allocUnsafe(BUFFER_BYTES);
   }
 
   /** One message, written through at once: a reader must not wait for a STATE until the next one fills a buffer. */
