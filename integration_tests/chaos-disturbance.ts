@@ -10,7 +10,8 @@ import type { Random } from './writers.ts';
 type Kind = 'kill' | 'kill after states' | 'cut' | 'restart' | 'pause' | 'slow reader' | 'nothing';
 
 const DISTURBING: readonly Kind[] = [
-  ...(['kill', 'kill', 'kill', 'kill after states', 'kill after states', 'cut', 'cut'] as const),
+  ...(['kill', 'kill', 'kill after states', 'kill after states', 'kill after states'] as const),
+  ...(['cut', 'cut'] as const),
   ...(['restart', 'pause', 'slow reader', 'nothing', 'nothing'] as const),
 ];
 /** These leave a sync whole. */
@@ -51,7 +52,8 @@ export class Disturbance {
     );
     const first = random.pick(possible);
     this.#kinds = random.below(4) === 0 ? [first, random.pick(possible)] : [first];
-    this.#at = random.next() * typicalMs * 1.2;
+    // More often early: there what is read again is much.
+    this.#at = random.next() * random.next() * typicalMs * 1.5;
     this.#states = 1 + random.below(40);
     this.#pauseMs = random.below(LONGEST_PAUSE_MS);
     this.what = `${this.#kinds.join(' and ')} (${this.#at.toFixed(0)} ms, ${this.#states} states)`;

@@ -215,7 +215,7 @@ export class Maintenance {
           this.counts.add(task.kind);
           journal.note(`${task.kind}, begun at ${begun}: ${String(done)}`);
         }
-        await delay(random.below(150));
+        await delay(random.below(300));
       }
     } finally {
       await session.end();

@@ -24,8 +24,10 @@ export type RoundPlan = {
   /** Nothing interrupts a sync: then tables without a key are exact too. */
   readonly exact: boolean;
   readonly settings: JsonObject;
-  /** Streams of the first syncs; the others join later. */
+  /** Streams of the first syncs; the others join one by one. */
   readonly firstStreams: number;
+  /** The stream that comes first. */
+  readonly shift: number;
   readonly writers: number;
 };
 
@@ -40,7 +42,8 @@ export function planRound(seed: number, seconds: number, kills: boolean): RoundP
       timescaledb_max_concurrent_chunks: 1 + random.below(4),
       timescaledb_chunk_order: random.pick(['oldest first', 'newest first']),
     },
-    firstStreams: random.pick([CHAOS_TABLES.length, CHAOS_TABLES.length, 3, 6]),
+    firstStreams: random.pick([CHAOS_TABLES.length, 6, 3, 1]),
+    shift: random.below(CHAOS_TABLES.length),
     writers: 2 + random.below(3),
   };
 }
@@ -49,6 +52,8 @@ export function planRound(seed: number, seconds: number, kills: boolean): RoundP
 export type RoundContext = {
   readonly server: TimescaleServer;
   readonly journal: Journal;
+  /** All statements of the writers. */
+  readonly script: Journal;
   readonly totals: Totals;
   /** Takes the output of the syncs. */
   readonly folder: string;
@@ -58,7 +63,8 @@ export type RoundContext = {
 
 const RUN_TIMEOUT_SECONDS = 180;
 const FIRST_SYNC_MS = 5000;
-const JOIN_AFTER_SYNCS = 3;
+/** So many syncs go by before the first stream joins. */
+const ALONE_SYNCS = 2;
 
 type ErrorTrace = ReturnType<RunResult['errors']>[number];
 
@@ -74,7 +80,13 @@ export async function runRound(plan: RoundPlan, context: RoundContext): Promise<
   journal.note('the tables are filled, writers begin');
   const floors: Floors = new Map();
   const { seed, exact } = plan;
-  const writers = new ChaosWriters(db, { seed, count: plan.writers, floors, exact });
+  const writers = new ChaosWriters(db, {
+    seed,
+    count: plan.writers,
+    floors,
+    exact,
+    script: context.script,
+  });
   const maintenance = new Maintenance(db, { seed, floors, journal, exact });
   try {
     const end = journal.seconds() + plan.seconds;
@@ -130,7 +142,8 @@ class Round {
   ): Promise<Round> {
     const config = db.config({ host: '127.0.0.1', port: network.port, ...plan.settings });
     const discovered = (await run('discover', { config })).succeeded().catalog();
-    const streams = CHAOS_TABLES.map(({ name }) => name);
+    const names = CHAOS_TABLES.map(({ name }) => name);
+    const streams = [...names.slice(plan.shift), ...names.slice(0, plan.shift)];
     const catalog = configuredCatalog(discovered, { streams });
     await writeFile(join(context.folder, 'config.json'), JSON.stringify(config));
     await writeFile(join(context.folder, 'catalog.json'), JSON.stringify(catalog));
@@ -201,11 +214,11 @@ class Round {
     return { result, errors };
   }
 
-  /** Some streams join only after a while. */
+  /** Some streams join only after a while, one with each sync. */
   #streams(last: boolean): ConfiguredCatalog['streams'] {
     const { streams } = this.#catalog;
-    const all = last || this.delivery.syncs > JOIN_AFTER_SYNCS;
-    return all ? streams : streams.slice(0, this.#plan.firstStreams);
+    const joined = Math.max(0, this.delivery.syncs - ALONE_SYNCS);
+    return last ? streams : streams.slice(0, this.#plan.firstStreams + joined);
   }
 }
 

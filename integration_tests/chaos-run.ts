@@ -1,5 +1,5 @@
 /** Round after round until the time is up. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { failureReport, Journal, summary, type Totals } from './chaos-report.ts';
@@ -34,13 +34,18 @@ export async function runChaos(options: ChaosOptions): Promise<boolean> {
     const plan = planRound(seed + index, seconds, kills);
     const round = `round ${index + 1}, ${describe(plan)}`;
     const journal = new Journal();
+    const script = new Journal();
     const folder = await mkdtemp(join(tmpdir(), 'chaos-'));
     try {
       const before = { ...totals };
-      await runRound(plan, { server, journal, totals, folder, signal });
+      await runRound(plan, { server, journal, script, totals, folder, signal });
       log(`${round}: ${progress(before, totals, journal)}`);
     } catch (error) {
-      for (const line of failureReport(error, { round, journal, folder })) log(line);
+      const report = failureReport(error, { round, journal, folder });
+      await writeFile(join(folder, 'journal.txt'), journal.lines.join('\n'));
+      await writeFile(join(folder, 'statements.txt'), script.lines.join('\n'));
+      await writeFile(join(folder, 'report.txt'), report.join('\n'));
+      for (const line of report) log(line);
       return false;
     }
     await rm(folder, { recursive: true });

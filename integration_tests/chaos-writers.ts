@@ -1,5 +1,6 @@
 /** Writers of the chaos harness: sessions that run statements in transactions of every kind. */
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Journal } from './chaos-report.ts';
 import { ChaosSession, Counts } from './chaos-session.ts';
 import { chooseStatement, type Floors } from './chaos-statements.ts';
 import type { Database } from './database.ts';
@@ -11,6 +12,8 @@ export type WriterOptions = {
   readonly floors: Floors;
   /** Left out of savepoints: a table read in several slices while subtransactions write to it may have rows twice. */
   readonly exact: boolean;
+  /** Is told every statement. */
+  readonly script: Journal;
 };
 
 /** Several writers, each a session with a generator of its own; they write until `stop`. */
@@ -43,7 +46,10 @@ export class ChaosWriters {
         const refusal = await session.attempt(() =>
           this.#transaction(session, random, `w${index}.${n}`),
         );
-        if (refusal !== null) this.counts.refuse(refusal.code);
+        if (refusal !== null) {
+          this.counts.refuse(refusal.code);
+          this.#options.script.note(`w${index}.${n} ${refusal.code} ${refusal.text}`);
+        }
         await delay(random.below(10));
       }
     } finally {
@@ -56,17 +62,20 @@ export class ChaosWriters {
       await this.#statement(session, random, token);
       return;
     }
+    const { script } = this.#options;
     await session.query('BEGIN');
     for (let step = 1 + random.below(5); step > 0; step -= 1) {
       await this.#step(session, random, `${token}.${step}`);
     }
     if (random.below(8) === 0) {
       // Across the read of a chunk, sometimes across a sync.
-      await session.query(`SELECT pg_sleep(${random.below(10) === 0 ? 3 : random.next()})`);
+      await session.query(`SELECT pg_sleep(${random.next() * (random.below(30) === 0 ? 3 : 0.3)})`);
       this.counts.add('transaction, long');
     }
     const rollback = random.below(6) === 0;
+    script.note(`${token} ${rollback ? 'ROLLBACK' : 'COMMIT'}`);
     await session.query(rollback ? 'ROLLBACK' : 'COMMIT');
+    script.note(`${token} has ended`);
     this.counts.add(rollback ? 'transaction, rolled back' : 'transaction');
   }
 
@@ -78,6 +87,7 @@ export class ChaosWriters {
     await session.query('SAVEPOINT here');
     await this.#statement(session, random, `${token}.s`, this.#options.exact);
     const release = random.below(2) === 0;
+    this.#options.script.note(`${token} ${release ? 'RELEASE' : 'ROLLBACK TO'} SAVEPOINT`);
     await session.query(release ? 'RELEASE SAVEPOINT here' : 'ROLLBACK TO SAVEPOINT here');
     this.counts.add(release ? 'savepoint, released' : 'savepoint, rolled back');
     await this.#statement(session, random, token);
@@ -90,7 +100,10 @@ export class ChaosWriters {
     sparing = false,
   ): Promise<void> {
     const statement = chooseStatement(random, sparing);
-    await session.query(statement.sql({ random, floors: this.#options.floors, token }));
+    const { floors, script } = this.#options;
+    const sql = statement.sql({ random, floors, token });
+    script.note(`${token} ${sql.replaceAll(/\s+/g, ' ')}`);
+    await session.query(sql);
     this.counts.add(`${statement.table}: ${statement.kind}`);
   }
 }
