@@ -75,6 +75,10 @@ test('R6: an end without a start, and a start that was left open, end with their
   );
   await db.query(`BEGIN; ${COMPRESSION_START}; COMMIT`);
   await db.query(`INSERT INTO metrics VALUES ('${DAY_ZERO}', 8, 8)`);
+  const [first = ''] = await chunks(db);
+  await db.query(
+    `BEGIN; ${COMPRESSION_END}; ${COMPRESSION_START}; ${moveApart(first)} ${COMPRESSION_END}; COMMIT`,
+  );
   expect((await connection.sync()).succeeded().records()).toHaveLength(2);
   await connection.expectEqual('metrics');
 });

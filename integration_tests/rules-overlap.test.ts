@@ -54,24 +54,45 @@ test('R3: changes to read and unread chunks while the process stands still come 
 
 test('R3: a transaction that is open while chunks are read comes exactly once', async () => {
   await using db = await createDatabase();
-  await fillReadings(db, 6, 600);
+  await fillReadings(db, 8, 600);
   const connection = await connectTo(db, {}, ONE_BY_ONE);
   const writer = await db.client();
+  const everyDay = Array.from({ length: 8 }, (_, day) => changes(day, 'open')).join('');
   try {
     let states = 0;
     const result = await connection.sync({
       onMessage: async (message) => {
         if (message.type !== 'STATE') return;
         states += 1;
-        // Changes of chunks that are read by now and of chunks that are not, committed between two reads.
-        if (states === 2) await writer.query(`BEGIN; ${changes(0, 'open')} ${changes(5, 'open')}`);
-        if (states === 4) await writer.query('COMMIT');
+        // Chunks that are read before, while and after it is open.
+        if (states === 2) await writer.query(`BEGIN; ${everyDay}`);
+        if (states === 6) await writer.query('COMMIT');
       },
     });
     result.succeeded();
   } finally {
     await writer.end();
   }
+  await connection.expectEqual('readings');
+});
+
+test('R3: the state remembers what each read has seen', async () => {
+  await using db = await createDatabase();
+  await fillReadings(db, 6, 600);
+  const connection = await connectTo(db, {}, ONE_BY_ONE);
+  // Of these changes the reads of the chunks behind the second one have seen all.
+  const { messages } = await connection.attempt({
+    ...stopWhen(nthState(2), async () => {
+      for (let day = 0; day < 6; day += 1) {
+        await db.query(`BEGIN; ${changes(day, 'seen by some')} COMMIT`);
+      }
+    }),
+    killAfterStates: 6,
+  });
+  const stateAt = messages.flatMap(({ type }, index) => (type === 'STATE' ? [index] : []));
+  // One chunk at a time: the sixth state tells of all that came before it.
+  connection.destination.apply(messages.slice(0, stateAt[5]! + 1));
+  (await connection.sync()).succeeded();
   await connection.expectEqual('readings');
 });
 

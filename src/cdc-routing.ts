@@ -5,12 +5,12 @@
 import { type Client, escapeIdentifier as ident } from 'pg';
 import type { ChangeSink } from './cdc.ts';
 import type { ChunkBook } from './chunk-book.ts';
-import { columnType, isBuiltInType, type PgType } from './column-types.ts';
+import { columnType, isBuiltInType } from './column-types.ts';
 import { ConnectorError } from './errors.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
 import type { RelationColumn, RelationMessage } from './postgres/pgoutput.ts';
-import { loadTypes } from './postgres/types.ts';
+import { loadTypes, type PgType } from './postgres/types.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import { type RecordClock, type RecordColumn, RecordEncoder } from './record.ts';
 import {

@@ -27,26 +27,9 @@ import {
   encodeTimeTz,
   type Encode,
 } from './column-text.ts';
+import type { PgType } from './postgres/types.ts';
 
 export type { Encode } from './column-text.ts';
-
-/** A row of pg_type. */
-export type PgType = {
-  readonly oid: number;
-  readonly name: string;
-  /** typtype. */
-  readonly kind: 'b' | 'c' | 'd' | 'e' | 'p' | 'r' | 'm';
-  /** typelem of true arrays, else 0. */
-  readonly element: number;
-  /** typbasetype of domains, else 0. */
-  readonly base: number;
-  /** typtypmod of domains. */
-  readonly baseTypmod: number;
-  /** typndims of domains. */
-  readonly baseDimensions: number;
-  /** typdelim. */
-  readonly delimiter: string;
-};
 
 /** pg_type rows of the non-built-in types in use, with the elements and bases they lead to; built-ins are known here. */
 export type TypeCatalog = ReadonlyMap<number, PgType>;

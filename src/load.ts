@@ -290,7 +290,8 @@ async function loadSlice(
         'WARN',
         `${label(stream.name)} was rewritten while it was read: it is read again.`,
       );
-      return { ...startTable(), replay: progress.replay };
+      // Rows of the first attempt may have been deleted before the second one: see `replayed`.
+      return { ...startTable(), replay: progress.replay || stream.identity.length > 0 };
     case 'gone':
       if (units.length > 1) return { ...progress, relation: unit.oid + 1, filenode: 0, page: 0 };
       throw goneError(stream);

@@ -1,7 +1,8 @@
 /** What the tests of columns share: a catalog of user types, and tables of text and JSON run through an encoder. */
 import { describe, expect, it } from 'vitest';
 import { LineBuffer } from '../src/airbyte/line-buffer.ts';
-import { columnType, type ColumnType, type PgType, type TypeCatalog } from '../src/column-types.ts';
+import { columnType, type ColumnType, type TypeCatalog } from '../src/column-types.ts';
+import type { PgType } from '../src/postgres/types.ts';
 
 /** The server's text, or raw bytes where the text is no valid UTF-8; and the JSON it becomes, null for "no JSON form". */
 export type Case = readonly [text: string | Buffer, json: string | null];

@@ -2,7 +2,7 @@
 import type { ClientBase } from 'pg';
 
 /** A row of pg_type: https://www.postgresql.org/docs/current/catalog-pg-type.html */
-type PgType = {
+export type PgType = {
   readonly oid: number;
   readonly name: string;
   /** typtype. */
