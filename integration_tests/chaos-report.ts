@@ -1,10 +1,16 @@
 /** What the chaos harness tells: a journal of the events of a round, the story of a failure, the summary at the end. */
+import { appendFileSync } from 'node:fs';
 import type { Counts } from './chaos-session.ts';
 
-/** Events with their times since the round began. */
+/** Events with their times since the round began, in a file that outlives a process that is killed. */
 export class Journal {
   readonly lines: string[] = [];
   readonly #started = performance.now();
+  readonly #file: string;
+
+  constructor(file: string) {
+    this.#file = file;
+  }
 
   seconds(): number {
     return (performance.now() - this.#started) / 1000;
@@ -16,7 +22,9 @@ export class Journal {
   }
 
   note(text: string): void {
-    this.lines.push(`${this.now().padStart(7)}  ${text.slice(0, 600)}`);
+    const line = `${this.now().padStart(7)}  ${text.slice(0, 600)}`;
+    this.lines.push(line);
+    appendFileSync(this.#file, `${line}\n`);
   }
 }
 
@@ -43,6 +51,8 @@ export type Totals = {
   records: number;
   comparedRows: number;
   retained: number;
+  /** Of the round at hand, in seconds. */
+  longestSync: number;
   readonly statements: Counts;
   readonly maintenance: Counts;
 };

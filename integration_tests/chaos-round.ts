@@ -209,6 +209,7 @@ class Round {
       },
     });
     const fate = await delivery.end(this.#random, result.exitCode !== 0, this.#plan.exact);
+    totals.longestSync = Math.max(totals.longestSync, result.seconds);
     const end = result.signal ?? `exit code ${result.exitCode}`;
     journal.note(`  ${end} after ${result.seconds.toFixed(2)} s; ${fate}`);
     return { result, errors };

@@ -33,17 +33,16 @@ export async function runChaos(options: ChaosOptions): Promise<boolean> {
     const seconds = Math.max(SHORTEST_ROUND_SECONDS, Math.min(ROUND_SECONDS, secondsLeft()));
     const plan = planRound(seed + index, seconds, kills);
     const round = `round ${index + 1}, ${describe(plan)}`;
-    const journal = new Journal();
-    const script = new Journal();
     const folder = await mkdtemp(join(tmpdir(), 'chaos-'));
+    const journal = new Journal(join(folder, 'journal.txt'));
+    const script = new Journal(join(folder, 'statements.txt'));
     try {
       const before = { ...totals };
+      totals.longestSync = 0;
       await runRound(plan, { server, journal, script, totals, folder, signal });
       log(`${round}: ${progress(before, totals, journal)}`);
     } catch (error) {
       const report = failureReport(error, { round, journal, folder });
-      await writeFile(join(folder, 'journal.txt'), journal.lines.join('\n'));
-      await writeFile(join(folder, 'statements.txt'), script.lines.join('\n'));
       await writeFile(join(folder, 'report.txt'), report.join('\n'));
       for (const line of report) log(line);
       return false;
@@ -65,7 +64,8 @@ function describe({ seed, exact, settings, firstStreams, writers }: RoundPlan): 
 function progress(before: Totals, after: Totals, journal: Journal): string {
   const names = ['syncs', 'kills', 'restarts', 'cuts', 'records', 'comparedRows'] as const;
   const counts = names.map((name) => `${after[name] - before[name]} ${name}`);
-  return [...counts, `${journal.seconds().toFixed(0)} s`].join(', ');
+  const longest = `the longest sync ${after.longestSync.toFixed(1)} s`;
+  return [...counts, longest, `${journal.seconds().toFixed(0)} s`].join(', ');
 }
 
 function emptyTotals(): Totals {
@@ -80,6 +80,7 @@ function emptyTotals(): Totals {
     records: 0,
     comparedRows: 0,
     retained: 0,
+    longestSync: 0,
     statements: new Counts(),
     maintenance: new Counts(),
   };

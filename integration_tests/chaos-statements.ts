@@ -17,7 +17,7 @@ import type { Random } from './writers.ts';
 /** Days before this one are left to retention: nothing is written there any more. */
 export type Floors = Map<TableName, number>;
 
-export type Choice = {
+type Choice = {
   readonly random: Random;
   readonly floors: Floors;
   /** A text that no other statement has. */

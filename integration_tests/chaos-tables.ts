@@ -40,7 +40,7 @@ export const ORDERS = 4000;
 /** Ids of a partition of `orders`. */
 export const PARTITION = 1000;
 /** First value of the sequence that numbers rows without a key. */
-export const FIRST_ID = 1_000_001;
+const FIRST_ID = 1_000_001;
 
 const START = Date.parse(`${DAY_ZERO.replace('Z', '')}T00:00:00Z`);
 
