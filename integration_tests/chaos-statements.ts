@@ -125,7 +125,7 @@ function keyedHypertable(table: 'metrics' | 'spaced', weight: number): readonly 
       weight: 0.15,
       sql: (it) => {
         const first = it.floors.get(table) ?? 0;
-        const count = 500 + it.random.below(15_000);
+        const count = it.random.below(8) === 0 ? 15_000 : 200 + it.random.below(2000);
         return `INSERT INTO ${table} SELECT ts, 1 + i % 7, i, '${it.token}/' || i
           FROM (SELECT '${moment(first)}'::timestamptz
                        + i * (interval '${DAYS - first + 1} days' / ${count}) AS ts, i

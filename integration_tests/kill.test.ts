@@ -113,7 +113,7 @@ test('R1, R3, R9: killed after every single STATE of a first sync, and resumed',
     }
     expect(after).toBeGreaterThan(STATES_AT_LEAST);
   });
-}, 240_000);
+}, 600_000);
 
 test(`R1, R3, R9: killed at ${RANDOM_KILLS} random moments, and resumed`, async () => {
   await seeded(async (seed) => {
@@ -137,7 +137,7 @@ test(`R1, R3, R9: killed at ${RANDOM_KILLS} random moments, and resumed`, async 
       }
     }
   });
-}, 240_000);
+}, 600_000);
 
 test('R9: rows that left without a state, and were deleted since, are deleted by the resumed sync', async () => {
   await begin();

@@ -124,6 +124,24 @@ test('R8: on an idle database the position moves on, the sync ends at once, and 
   expect(await db.slots()).toEqual([{ name: db.slot, temporary: false, active: false }]);
 });
 
+test('R8: WAL that nobody has committed, and that therefore is not on disk, keeps no sync waiting', async () => {
+  await using db = await createDatabase();
+  await fillMetrics(db);
+  const connection = await connectTo(db);
+  (await connection.sync()).succeeded();
+  await db.query(`CREATE TABLE versions WITH (autovacuum_enabled = off) AS
+                    SELECT i, repeat('x', 200) AS note FROM generate_series(1, 3000) i`);
+  await db.query(`DELETE FROM versions WHERE i % 3 = 0`);
+  const reader = await db.client();
+  try {
+    // It removes dead rows from their pages, as every reader does, and ends without a commit.
+    await reader.query('BEGIN READ ONLY; SELECT count(*) FROM versions; ROLLBACK');
+    expect((await connection.sync()).succeeded().seconds).toBeLessThan(5);
+  } finally {
+    await reader.end();
+  }
+});
+
 function isReached(db: Database, connection: Connection, position: string): Promise<boolean> {
   return db.value<boolean>('SELECT $1::pg_lsn >= $2::pg_lsn', [
     lsnOf(connection.destination.state),
