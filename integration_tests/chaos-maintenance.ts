@@ -21,6 +21,7 @@ type Context = {
   readonly session: ChaosSession;
   readonly random: Random;
   readonly floors: Floors;
+  readonly publication: string;
   /** Numbers what is made. */
   readonly serial: number;
 };
@@ -95,6 +96,29 @@ async function mergeNeighbours(context: Context): Promise<string | null> {
   return `${left} and ${right}`;
 }
 
+/**
+ * The new chunk is published with its birth, as an event trigger would do it: what is deleted in one that is not yet
+ * published shows nowhere.
+ */
+async function splitAndPublish(context: Context): Promise<string | null> {
+  const { session, random, publication } = context;
+  const table = random.pick(KEYED_HYPERTABLES);
+  const known = await session.query(
+    `SELECT FROM pg_publication_tables WHERE pubname = '${publication}' AND tablename = '${table.name}'`,
+  );
+  // The lock keeps writers from making chunks meanwhile.
+  await session.query(`BEGIN; LOCK TABLE ${table.name} IN SHARE UPDATE EXCLUSIVE MODE`);
+  const before = await chunks(context, table);
+  const chunk = random.pick(before);
+  await session.query(`CALL split_chunk('${chunk}')`);
+  const made = (await chunks(context, table)).filter((name) => !before.includes(name));
+  if (known.length > 0) {
+    await session.query(`ALTER PUBLICATION ${publication} ADD TABLE ${made.join(', ')}`);
+  }
+  await session.query('COMMIT');
+  return `${chunk}, and ${made.join(', ')} ${known.length > 0 ? 'is published' : 'is new'}`;
+}
+
 /** Nobody writes to the oldest day any more when its chunk goes, but for transactions that are at it. */
 async function dropOldest({ session, random, floors }: Context): Promise<string | null> {
   const { name } = random.pick(HYPERTABLES);
@@ -127,10 +151,7 @@ const TASKS: readonly Task[] = [
     },
   ),
   { kind: 'merge chunks', weight: 1, needs: 'merge_chunks', run: mergeNeighbours },
-  onChunk('split chunk', 1, (chunk) => `CALL split_chunk('${chunk}')`, {
-    needs: 'split_chunk',
-    tables: KEYED_HYPERTABLES,
-  }),
+  { kind: 'split chunk', weight: 1, needs: 'split_chunk', run: splitAndPublish },
   { kind: 'drop chunks', weight: 0.5, run: dropOldest },
   onTable(
     'vacuum',
@@ -206,7 +227,13 @@ export class Maintenance {
         const begun = journal.now();
         let done: string | null = null;
         const refusal = await session.attempt(async () => {
-          done = await task.run({ session, random, floors, serial });
+          done = await task.run({
+            session,
+            random,
+            floors,
+            publication: db.publication,
+            serial,
+          });
         });
         if (refusal !== null) {
           this.counts.refuse(`${task.kind} ${refusal.code}`);

@@ -69,7 +69,10 @@ test('a role that may make a publication, but owns only some of the tables', asy
   await db.query(`GRANT CREATE ON DATABASE ${db.name} TO ${role}`);
   const none = await checked(db, { username: role });
   expect(none.failures).toHaveLength(1);
-  lineAbout(none.failures, /does not cover public\.metrics, public\.devices, and this role may not/);
+  lineAbout(
+    none.failures,
+    /does not cover public\.metrics, public\.devices, and this role may not/,
+  );
   await db.query(`ALTER TABLE devices OWNER TO ${role}`);
   const some = await checked(db, { username: role });
   expect(some.failures).toEqual([]);

@@ -212,6 +212,8 @@ class RowTap {
     this.#stream = undefined;
     clearTimeout(this.#restTimer);
     stream.removeListener('data', this.#onData);
+    // What is left of a broken stream may begin within a message: nothing for the parser of `pg`.
+    if (this.#failed) return;
     for (const listener of this.#pgListeners) stream.on('data', listener);
     stream.resume();
   }
