@@ -56,7 +56,7 @@ export async function syncChanges(context: CdcContext): Promise<void> {
     routing.foundUnread = false;
     await drain(context);
     const known = streams.some((stream) => hasRowsLeft(context, stream));
-    if (known && !timeUp && Date.now() < nextLook) continue;
+    if (known && !timeUp && Date.now() < nextLook && !context.book.unjudged) continue;
     await lookForChunks(context);
     nextLook = Date.now() + context.config.timescaledb.chunkDiscoveryIntervalMinutes * 60_000;
     const left = streams.filter((stream) => ledger.rows(stream)?.complete !== true);

@@ -30,6 +30,8 @@ import {
 import type { TimescaleCatalog } from './timescaledb/hypertables.ts';
 
 export class ChunkBook {
+  /** The list was read anew in mid-stream: chunks in it may be unpublished, or have other ranges, until `adopt`. */
+  unjudged = false;
   readonly #client: Client;
   readonly #config: Config;
   readonly #cdc: CdcConfig;
@@ -143,6 +145,7 @@ export class ChunkBook {
    * @param interrupted the sync before ended without its last state.
    */
   async adopt(ledger: Ledger, added: readonly TableName[], interrupted: boolean): Promise<void> {
+    this.unjudged = false;
     if (this.#streams.size === 0) return;
     const late = new Set(added.map(({ oid }) => oid));
     const publications = await this.#publications(this.#chunks);
@@ -198,7 +201,10 @@ export class ChunkBook {
   /** Whether a chunk that the stream has met is read; false: it has to be read before its changes count. */
   async isRead(oid: number, stream: SyncStream, ledger: Ledger): Promise<boolean> {
     const listed = this.#byOid.has(oid);
-    if (!listed) await this.refresh();
+    if (!listed) {
+      await this.refresh();
+      this.unjudged = true;
+    }
     const chunk = this.#byOid.get(oid);
     const progress = ledger.rows(stream);
     // Detached: its rows were read with the hypertable, or left it before.

@@ -228,11 +228,8 @@ async function syncWithWal(
     (await publicationStatus(main, cdc.publication))?.allTables === true,
     source.types,
   );
-  const changes = await ChangeReader.open(
-    await connect(config, 'changes'),
-    cdc.slot,
-    await publicationsInUse(main, cdc),
-  );
+  const names = await publicationsInUse(main, cdc);
+  const changes = await ChangeReader.open(await connect(config, 'changes'), cdc.slot, names);
   try {
     for (const stream of changing) statuses.started(stream);
     await syncChanges({ ...context, cdc, routing, changes, streams: changing });

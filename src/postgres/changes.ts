@@ -25,13 +25,19 @@ export class ChangeReader {
     this.#publications = publications.map((name) => escapeIdentifier(name)).join(',');
   }
 
-  /** @param client a session of its own, which `close` ends. */
+  /** @param client a session of its own, which `close` ends; so does a failure. */
   static async open(
     client: Client,
     slot: string,
     publications: readonly string[],
   ): Promise<ChangeReader> {
-    return new ChangeReader(client, await copySlot(client, slot), publications);
+    try {
+      return new ChangeReader(client, await copySlot(client, slot), publications);
+    } catch (error) {
+      // A session that is left open would keep the process from ending.
+      await client.end().catch(() => undefined);
+      throw error;
+    }
   }
 
   /**
