@@ -6,7 +6,7 @@ import { type Client, escapeIdentifier as ident } from 'pg';
 import type { ChangeSink } from './cdc.ts';
 import type { ChunkBook } from './chunk-book.ts';
 import { columnType, isBuiltInType } from './column-types.ts';
-import { ConnectorError } from './errors.ts';
+import { ConnectorError, errorCode } from './errors.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
 import type { RelationColumn, RelationMessage } from './postgres/pgoutput.ts';
@@ -86,6 +86,7 @@ export class ChangeRouting {
         relation.columns.findIndex((column) => column.name === name),
       ),
       overlap: await this.#overlap(stream, relation.oid, found.droppedChunk),
+      replays: () => this.#ledger.rows(stream)?.replay === true,
     };
   }
 
@@ -144,11 +145,22 @@ export class ChangeRouting {
     }
     const seen = progress.seen.get(oid);
     if (seen !== undefined) return parseVisibility(seen.visibility);
-    // What a dropped chunk held cannot be read any more: what the WAL still has of it is emitted.
-    if (droppedChunk || oid === stream.relation.oid) return 'read';
-    if (await this.#book.isRead(oid, stream, this.#ledger)) return 'read';
+    if (oid === stream.relation.oid) return 'read';
+    const read = droppedChunk || (await this.#book.isRead(oid, stream, this.#ledger));
+    if (droppedChunk || this.#book.get(oid) === undefined) this.#replay(stream);
+    if (read) return 'read';
     this.foundUnread = true;
     return 'unread';
+  }
+
+  /**
+   * A chunk has vanished: dropped, or merged into another. What the WAL still has of it is emitted, as nobody can read it
+   * any more; and since its rows may live on in a chunk that is read, nothing of theirs may be skipped from here on.
+   */
+  #replay(stream: SyncStream): void {
+    const progress = this.#ledger.rows(stream);
+    if (progress === undefined || stream.identity.length === 0) return;
+    this.#ledger.setRows(stream, { ...progress, replay: true });
   }
 
   /**
@@ -164,14 +176,10 @@ export class ChangeRouting {
     const keyNames = sink.stream.identity;
     if (keyNames.length === 0 || sink.identity.includes(-1) || key.includes(null)) return new Map();
     const { schema, name } = sink.stream.relation;
-    const { rows } = await this.#client.query<(string | null)[]>({
-      text: `SELECT ${names.map((column) => ident(column)).join(', ')} FROM ${ident(schema)}.${ident(name)}
-             WHERE ${keyNames.map((column, index) => `${ident(column)} = $${index + 1}`).join(' AND ')}`,
-      values: key.map((value) => value?.toString('utf8') ?? null),
-      rowMode: 'array',
-      types: { getTypeParser: () => (value: string) => value },
-    });
-    const row = rows[0];
+    const text = `SELECT ${names.map((column) => ident(column)).join(', ')} FROM ${ident(schema)}.${ident(name)}
+      WHERE ${keyNames.map((column, index) => `${ident(column)} = $${index + 1}`).join(' AND ')}`;
+    const values = key.map((value) => value?.toString('utf8') ?? null);
+    const row = await this.#fetchRow(sink.stream, text, values);
     if (row === undefined) return new Map();
     return new Map(
       positions.map((position, index) => {
@@ -180,7 +188,59 @@ export class ChangeRouting {
       }),
     );
   }
+
+  /**
+   * One row as texts. The server plans with its newest system catalog, so a row that compression moves meanwhile can be
+   * in none of the places that are looked at: that a row is not there counts only if no chunk changed before and after.
+   */
+  async #fetchRow(
+    stream: SyncStream,
+    text: string,
+    values: readonly (string | null)[],
+  ): Promise<readonly (string | null)[] | undefined> {
+    let before: string | null = null;
+    for (let attempt = 1; ; attempt += 1) {
+      const rows = await this.#queryTexts(text, values, attempt < FETCH_ATTEMPTS);
+      if (rows?.[0] !== undefined || stream.hypertable === null) return rows?.[0];
+      const after = await this.#chunkVersions(stream.hypertable.id);
+      if (rows !== null && (after === before || attempt >= FETCH_ATTEMPTS)) return undefined;
+      before = after;
+    }
+  }
+
+  /** @returns null for a deadlock with maintenance, which is worth another attempt. */
+  async #queryTexts(
+    text: string,
+    values: readonly (string | null)[],
+    again: boolean,
+  ): Promise<readonly (string | null)[][] | null> {
+    try {
+      const { rows } = await this.#client.query<(string | null)[]>({
+        text,
+        values: [...values],
+        rowMode: 'array',
+        types: { getTypeParser: () => (value: string) => value },
+      });
+      return rows;
+    } catch (error) {
+      if (again && errorCode(error) === DEADLOCK) return null;
+      throw error;
+    }
+  }
+
+  /** Changes with every change of a chunk of the hypertable. */
+  async #chunkVersions(hypertableId: number): Promise<string> {
+    const { rows } = await this.#client.query<{ versions: string | null }>(
+      `SELECT md5(string_agg(id || ' ' || status || ' ' || xmin, ',' ORDER BY id)) AS versions
+         FROM _timescaledb_catalog.chunk WHERE hypertable_id = $1`,
+      [hypertableId],
+    );
+    return rows[0]?.versions ?? '';
+  }
 }
+
+const FETCH_ATTEMPTS = 40;
+const DEADLOCK = '40P01';
 
 function unknownRelation(relation: RelationMessage): ConnectorError {
   const name = label({ namespace: relation.schema, name: relation.name });

@@ -33,6 +33,8 @@ export type ChangeSink = {
    * then is in them. 'read': every change counts.
    */
   readonly overlap: 'unread' | 'read' | Visibility;
+  /** Whether every change counts by now, whatever `overlap` said: turned on in mid-stream where rows have moved. */
+  readonly replays: () => boolean;
 };
 
 /** What the applier needs from outside; all of it may ask the server, while the stream waits. */
@@ -156,8 +158,8 @@ export class ChangeApplier {
     const sink = this.#sinks.get(oid);
     if (sink === undefined)
       throw new Error(`pgoutput sent a change of relation ${oid} unannounced`);
-    if (sink === null || sink.overlap === 'unread') return null;
-    if (sink.overlap === 'read') return sink;
+    if (sink === null || sink.overlap === 'read' || sink.replays()) return sink;
+    if (sink.overlap === 'unread') return null;
     let skip = this.#skipped.get(oid);
     if (skip === undefined) {
       skip = isVisible(this.#current().xid, sink.overlap);

@@ -15,6 +15,7 @@ import {
   completed,
   type HypertableProgress,
   isDone,
+  mayHaveBeenEmitted,
   pendingChunks,
   rebased,
   reopened,
@@ -32,6 +33,8 @@ import type { TimescaleCatalog } from './timescaledb/hypertables.ts';
 export class ChunkBook {
   /** The list was read anew in mid-stream: chunks in it may be unpublished, or have other ranges, until `adopt`. */
   unjudged = false;
+  /** Rows have moved between chunks: what they went through before comes first, then they are read again. */
+  moved = false;
   readonly #client: Client;
   readonly #config: Config;
   readonly #cdc: CdcConfig;
@@ -175,7 +178,10 @@ export class ChunkBook {
         others.map(({ oid }) => oid),
       );
       const open = pending.length > 0 ? reopened(progress) : completed(progress);
-      const suspect = interrupted && stream.identity.length > 0;
+      // A split or a merge: what the rows went through in their old chunk and in the new one is replayed.
+      const moved = before !== null && pending.some((chunk) => mayHaveBeenEmitted(before, chunk));
+      if (moved) this.moved = true;
+      const suspect = (interrupted || moved) && stream.identity.length > 0;
       ledger.setRows(stream, suspect ? replayed(open) : open);
     }
   }
@@ -210,7 +216,11 @@ export class ChunkBook {
     // Detached: its rows were read with the hypertable, or left it before.
     if (chunk === undefined || progress?.kind !== 'hypertable') return true;
     if (isDone(progress, chunk)) return true;
-    if (!progress.complete) return false;
+    const suspect = stream.identity.length > 0 && mayHaveBeenEmitted(progress, chunk);
+    if (!progress.complete) {
+      if (suspect) ledger.setRows(stream, replayed(progress));
+      return false;
+    }
     const publications = await this.#publications([chunk]);
     const chunks = this.of(stream);
     const judged = this.#judge(progress, chunk, chunks, publications.get(oid), {
@@ -218,7 +228,8 @@ export class ChunkBook {
       newFrom: this.#newest.get(stream.key) ?? Infinity,
     });
     const done = isDone(judged, chunk);
-    ledger.setRows(stream, done ? judged : chunkUndone(judged, chunk));
+    const undone = chunkUndone(judged, chunk);
+    ledger.setRows(stream, done ? judged : suspect ? replayed(undone) : undone);
     if (!listed) {
       const what = done ? 'streamed since its birth' : 'to be read';
       this.#output.log('INFO', `${label(stream.name)}: new chunk ${chunk.name}, ${what}.`);

@@ -198,6 +198,11 @@ export function rebased(
   return absorb({ ...progress, covered: [], read }, chunks, pending);
 }
 
+/** Whether rows that lie in this chunk now may have been emitted before: read as another one's, or in another extent. */
+export function mayHaveBeenEmitted(progress: HypertableProgress, chunk: Interval): boolean {
+  return [...progress.covered, ...progress.read].some((range) => overlaps(range, chunk));
+}
+
 function overlaps(a: Interval, b: Interval): boolean {
   return a.rangeStart < b.rangeEnd && b.rangeStart < a.rangeEnd;
 }

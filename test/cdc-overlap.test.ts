@@ -39,6 +39,21 @@ describe('what a read has brought already', () => {
     expect(window.changes().map(({ note }) => note)).toEqual(['chunk', 'table', 'chunk']);
   });
 
+  it('is emitted all the same once the stream replays, also from the middle of a window', async () => {
+    let replays = false;
+    const overlap = parseVisibility('20:20:');
+    const window = new Window({
+      [TABLE]: { overlap, replays: () => replays },
+      [CHUNK]: { overlap: 'unread', replays: () => replays },
+    });
+    const both = [bytes.insert(TABLE, ['1', 'table']), bytes.insert(CHUNK, ['1', 'chunk'])];
+    await window.transaction(7, announce(TABLE), announce(CHUNK), ...both);
+    expect(window.changes()).toEqual([]);
+    replays = true;
+    await window.transaction(8, ...both);
+    expect(window.changes().map(({ note }) => note)).toEqual(['table', 'chunk']);
+  });
+
   it('or will bring is not emitted at all', async () => {
     const window = new Window({ [CHUNK]: { overlap: 'unread' } });
     await window.transaction(

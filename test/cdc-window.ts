@@ -82,6 +82,7 @@ export class Window {
       chunk: relation.oid === CHUNK,
       identity: [0],
       overlap: 'read',
+      replays: () => false,
       ...changes,
     };
   }

@@ -302,21 +302,23 @@ describe('a handler that fails', () => {
     await turn();
     expect(calls).toBe(1);
     expect(pg.stream.destroyed).toBe(true);
-    expect(pg.stream.listeners('data')).toEqual([pg.listener]);
+    // What follows may begin within a message.
+    expect(pg.stream.listeners('data')).toEqual([]);
   });
 });
 
 describe('a connection that breaks', () => {
   const broken = new Error('Connection terminated unexpectedly');
 
-  it('ends the read and gives the socket back', async () => {
+  it('ends the read, and hands nothing that is left to `pg`', async () => {
     const pg = new FakePg();
     const done = run(pg, [dataRow('a'), dataRow('half').subarray(0, 6)], nothing);
     await turn();
     pg.stream.destroy();
     pg.fail(broken);
     await expect(done).rejects.toBe(broken);
-    expect(pg.stream.listeners('data')).toEqual([pg.listener]);
+    // What follows may begin within a message.
+    expect(pg.stream.listeners('data')).toEqual([]);
   });
 
   it('while a handler is busy: the rows behind it are not handed out any more', async () => {

@@ -68,10 +68,9 @@ export async function createSlot(
         `SELECT lsn::text AS lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`,
         [slot],
       );
-      if (attempt >= CREATE_ATTEMPTS || !(await sawDdl(client, slot))) {
-        return parseLsn(rows[0]?.lsn ?? '');
-      }
+      if (!(await sawDdl(client, slot))) return parseLsn(rows[0]?.lsn ?? '');
       await dropSlot(client, slot);
+      if (attempt >= CREATE_ATTEMPTS) throw tooMuchDdl(slot);
     }
   } catch (error) {
     throw explainCreation(error, slot, waitSeconds);
@@ -80,7 +79,14 @@ export async function createSlot(
   }
 }
 
-const CREATE_ATTEMPTS = 10;
+const CREATE_ATTEMPTS = 50;
+
+function tooMuchDdl(slot: string): ConnectorError {
+  return new ConnectorError(
+    `The replication slot ${slot} could not be created: each time tables were made or published meanwhile, which the slot could have missed.`,
+    { kind: 'transient_error', fix: 'Try again when fewer tables and chunks are made.' },
+  );
+}
 
 /**
  * Whether tables were made or published while the slot came into being. A transaction that does so between the slot's
