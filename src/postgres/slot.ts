@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import type { ClientBase } from 'pg';
 import { ConnectorError, errorCode } from '../errors.ts';
 import { formatLsn, type Lsn, parseLsn } from './lsn.ts';
+import { parseVisibility, type Visibility } from './visibility.ts';
 
 export type SlotStatus = {
   readonly plugin: string | null;
@@ -64,11 +65,12 @@ export async function createSlot(
   await client.query(`SET statement_timeout = ${Math.trunc(waitSeconds * 1000)}`);
   try {
     for (let attempt = 1; ; attempt += 1) {
+      const before = await currentVisibility(client);
       const { rows } = await client.query<{ lsn: string }>(
         `SELECT lsn::text AS lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`,
         [slot],
       );
-      if (!(await sawDdl(client, slot))) return parseLsn(rows[0]?.lsn ?? '');
+      if (!(await sawDdl(client, before))) return parseLsn(rows[0]?.lsn ?? '');
       await dropSlot(client, slot);
       if (attempt >= CREATE_ATTEMPTS) throw tooMuchDdl(slot);
     }
@@ -89,22 +91,34 @@ function tooMuchDdl(slot: string): ConnectorError {
 }
 
 /**
- * Whether tables were made or published while the slot came into being. A transaction that does so between the slot's
- * first look at the running transactions and its consistent point can be missed by the decoder, which then fails for
- * good ("could not map filenumber") or takes a published chunk for unpublished. With TimescaleDB every new chunk is such
- * a transaction, so the slot is made again until none came between.
+ * Whether tables were made or published by transactions that were not visible before the slot came into being. One that
+ * commits between the slot's first look at the running transactions and its consistent point can be missed by the
+ * decoder, which then fails for good ("could not map filenumber") or takes a published chunk for unpublished. With
+ * TimescaleDB every new chunk is such a transaction, so the slot is made again until none came between.
  */
-async function sawDdl(client: ClientBase, slot: string): Promise<boolean> {
+async function sawDdl(client: ClientBase, before: Visibility): Promise<boolean> {
   const { rows } = await client.query<{ ddl: boolean }>(
-    `WITH slot AS (
-       SELECT pg_catalog.age(catalog_xmin) AS age FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)
-     SELECT EXISTS (SELECT FROM pg_catalog.pg_class c, slot
-                     WHERE c.relpersistence <> 't' AND pg_catalog.age(c.xmin) BETWEEN 0 AND slot.age)
-         OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel p, slot
-                     WHERE pg_catalog.age(p.xmin) BETWEEN 0 AND slot.age) AS ddl`,
-    [slot],
+    `WITH made AS (
+       SELECT c.xmin AS xid FROM pg_catalog.pg_class c WHERE c.relpersistence <> 't'
+       UNION ALL SELECT p.xmin FROM pg_catalog.pg_publication_rel p)
+     SELECT EXISTS (SELECT FROM made
+                     WHERE pg_catalog.age(xid) BETWEEN 0 AND pg_catalog.age($1::xid)
+                        OR xid = ANY ($2::xid[])) AS ddl`,
+    [shortXid(before.xmax), [...before.running].map((xid) => shortXid(xid))],
   );
   return rows[0]?.ddl === true;
+}
+
+async function currentVisibility(client: ClientBase): Promise<Visibility> {
+  const { rows } = await client.query<{ now: string }>(
+    'SELECT pg_catalog.pg_current_snapshot()::text AS now',
+  );
+  return parseVisibility(rows[0]?.now ?? '');
+}
+
+/** The 32 bits that rows of the system catalog carry. */
+function shortXid(xid: bigint): string {
+  return String(BigInt.asUintN(32, xid));
 }
 
 function explainCreation(error: unknown, slot: string, waitSeconds: number): unknown {
