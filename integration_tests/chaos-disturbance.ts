@@ -102,7 +102,8 @@ export class Disturbance {
         this.#cut();
         break;
       case 'restart':
-        this.#restart = this.#restartServer();
+        // Two of them do not overlap.
+        this.#restart = this.#restart.then(() => this.#restartServer());
         // It is awaited at the end; until then it must not end the process.
         this.#restart.catch(() => undefined);
         break;

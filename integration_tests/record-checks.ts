@@ -95,6 +95,8 @@ export class RecordChecker {
 function streamCheck(entry: ConfiguredEntry): StreamCheck {
   const { json_schema, source_defined_primary_key } = entry.stream;
   const properties = json_schema['properties'] as Readonly<Record<string, JsonObject>>;
+  const annotation = json_schema['x-timescaledb'] as { readonly kind: string } | undefined;
+  const grouped = annotation?.kind === 'continuous aggregate';
   const ajv = new Ajv({ strict: false, allErrors: true });
   return {
     validate: ajv.compile({
@@ -105,9 +107,10 @@ function streamCheck(entry: ConfiguredEntry): StreamCheck {
         Object.entries(properties).map(([name, fragment]) => [name, strict(fragment)]),
       ),
     }),
-    key: source_defined_primary_key.map((path) => path[0] ?? ''),
+    // What a continuous aggregate groups by may be null, and that is a group as well.
+    key: grouped ? [] : source_defined_primary_key.map((path) => path[0] ?? ''),
     integers: Object.keys(properties).filter((name) => isInteger(properties[name] ?? {})),
-    hasCursor: '_ab_cdc_cursor' in properties,
+    hasCursor: entry.sync_mode === 'incremental' && '_ab_cdc_cursor' in properties,
     records: 0,
   };
 }

@@ -2,11 +2,11 @@
  * From a relation of the WAL to the stream that its rows belong to: asks the system catalog what `chunk-router` needs,
  * and prepares what the applier writes with.
  */
-import { type Client, escapeIdentifier as ident } from 'pg';
+import type { Client } from 'pg';
 import type { ChangeSink } from './cdc.ts';
 import type { ChunkBook } from './chunk-book.ts';
 import { columnType, isBuiltInType } from './column-types.ts';
-import { ConnectorError, errorCode } from './errors.ts';
+import { ConnectorError } from './errors.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
 import type { RelationColumn, RelationMessage } from './postgres/pgoutput.ts';
@@ -21,6 +21,9 @@ import {
   route,
   type RouterKnowledge,
 } from './timescaledb/chunk-router.ts';
+
+/** Bit of a chunk's status. */
+const COMPRESSED = 1;
 
 export class ChangeRouting {
   readonly #client: Client;
@@ -87,7 +90,21 @@ export class ChangeRouting {
       ),
       overlap: await this.#overlap(stream, relation.oid, found.droppedChunk),
       replays: () => this.#ledger.rows(stream)?.replay === true,
+      doubtsDeletes: stream.identity.length > 0 && this.#doubtsDeletes(stream, relation.oid),
     };
+  }
+
+  #doubtsDeletes(stream: SyncStream, oid: number): boolean {
+    switch (stream.doubtfulDeletes) {
+      case 'none':
+        return false;
+      case 'all':
+        return true;
+      case 'of compressed chunks':
+        return ((this.#book.get(oid)?.status ?? 0) & COMPRESSED) !== 0;
+      default:
+        return stream.doubtfulDeletes satisfies never;
+    }
   }
 
   async #facts(relation: RelationMessage): Promise<RelationFacts> {
@@ -162,85 +179,7 @@ export class ChangeRouting {
     if (progress === undefined || stream.identity.length === 0) return;
     this.#ledger.setRows(stream, { ...progress, replay: true });
   }
-
-  /**
-   * The values that cells have now, where an update left them out of the WAL. A later change of the cell comes later in
-   * the stream, with its value; a row that is gone is deleted later in the stream.
-   */
-  async fetchCells(
-    sink: ChangeSink,
-    key: readonly (Buffer | null)[],
-    positions: readonly number[],
-  ): Promise<ReadonlyMap<number, Buffer | null>> {
-    const names = positions.map((position) => sink.relation.columns[position]?.name ?? '');
-    const keyNames = sink.stream.identity;
-    if (keyNames.length === 0 || sink.identity.includes(-1) || key.includes(null)) return new Map();
-    const { schema, name } = sink.stream.relation;
-    const text = `SELECT ${names.map((column) => ident(column)).join(', ')} FROM ${ident(schema)}.${ident(name)}
-      WHERE ${keyNames.map((column, index) => `${ident(column)} = $${index + 1}`).join(' AND ')}`;
-    const values = key.map((value) => value?.toString('utf8') ?? null);
-    const row = await this.#fetchRow(sink.stream, text, values);
-    if (row === undefined) return new Map();
-    return new Map(
-      positions.map((position, index) => {
-        const value = row[index];
-        return [position, value === null || value === undefined ? null : Buffer.from(value)];
-      }),
-    );
-  }
-
-  /**
-   * One row as texts. The server plans with its newest system catalog, so a row that compression moves meanwhile can be
-   * in none of the places that are looked at: that a row is not there counts only if no chunk changed before and after.
-   */
-  async #fetchRow(
-    stream: SyncStream,
-    text: string,
-    values: readonly (string | null)[],
-  ): Promise<readonly (string | null)[] | undefined> {
-    let before: string | null = null;
-    for (let attempt = 1; ; attempt += 1) {
-      const rows = await this.#queryTexts(text, values, attempt < FETCH_ATTEMPTS);
-      if (rows?.[0] !== undefined || stream.hypertable === null) return rows?.[0];
-      const after = await this.#chunkVersions(stream.hypertable.id);
-      if (rows !== null && (after === before || attempt >= FETCH_ATTEMPTS)) return undefined;
-      before = after;
-    }
-  }
-
-  /** @returns null for a deadlock with maintenance, which is worth another attempt. */
-  async #queryTexts(
-    text: string,
-    values: readonly (string | null)[],
-    again: boolean,
-  ): Promise<readonly (string | null)[][] | null> {
-    try {
-      const { rows } = await this.#client.query<(string | null)[]>({
-        text,
-        values: [...values],
-        rowMode: 'array',
-        types: { getTypeParser: () => (value: string) => value },
-      });
-      return rows;
-    } catch (error) {
-      if (again && errorCode(error) === DEADLOCK) return null;
-      throw error;
-    }
-  }
-
-  /** Changes with every change of a chunk of the hypertable. */
-  async #chunkVersions(hypertableId: number): Promise<string> {
-    const { rows } = await this.#client.query<{ versions: string | null }>(
-      `SELECT md5(string_agg(id || ' ' || status || ' ' || xmin, ',' ORDER BY id)) AS versions
-         FROM _timescaledb_catalog.chunk WHERE hypertable_id = $1`,
-      [hypertableId],
-    );
-    return rows[0]?.versions ?? '';
-  }
 }
-
-const FETCH_ATTEMPTS = 40;
-const DEADLOCK = '40P01';
 
 function unknownRelation(relation: RelationMessage): ConnectorError {
   const name = label({ namespace: relation.schema, name: relation.name });

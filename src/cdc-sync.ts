@@ -23,6 +23,7 @@ import { formatLsn, type Lsn } from './postgres/lsn.ts';
 import { awaitWriters, publishedRelations, type TableName } from './postgres/publication.ts';
 import { listLeaves } from './postgres/relations.ts';
 import { targetLsn } from './postgres/slot.ts';
+import { RowLookup } from './row-lookup.ts';
 import { isVisible, parseVisibility } from './postgres/visibility.ts';
 
 /** Chunks of a round: each keeps its visibility in the state until the stream has passed it. */
@@ -109,6 +110,7 @@ async function drain(context: CdcContext): Promise<void> {
   const { ledger, changes, output, routing, main, streams } = context;
   const target = await targetLsn(main);
   const every = context.config.checkpointTargetIntervalSeconds * 1000;
+  const lookup = new RowLookup(main, context.book);
   let invisible: number[] = [];
   let lastState = Date.now();
   const checkpoint = async (end: Lsn): Promise<void> => {
@@ -120,7 +122,8 @@ async function drain(context: CdcContext): Promise<void> {
   };
   const applier = new ChangeApplier(output, {
     sinkFor: (relation) => routing.sinkFor(relation),
-    fetchCells: (sink, key, positions) => routing.fetchCells(sink, key, positions),
+    fetchCells: (sink, key, positions) => lookup.fetchCells(sink, key, positions),
+    rowsPresent: (sink, keys) => lookup.rowsPresent(sink, keys),
     truncated: (sink) => {
       output.log(
         'WARN',

@@ -15,6 +15,7 @@ import {
   type RelationMessage,
 } from './postgres/pgoutput.ts';
 import { isVisible, type Visibility } from './postgres/visibility.ts';
+import { HeldDeletes, type RowsPresent } from './held-deletes.ts';
 import type { SyncStream } from './plan.ts';
 import type { ChangeStamp, RecordEncoder } from './record.ts';
 import { MarkerDepth } from './timescaledb/markers.ts';
@@ -35,6 +36,8 @@ export type ChangeSink = {
   readonly overlap: 'unread' | 'read' | Visibility;
   /** Whether every change counts by now, whatever `overlap` said: turned on in mid-stream where rows have moved. */
   readonly replays: () => boolean;
+  /** Whether a deletion counts only if its row is gone: see `held-deletes.ts`. */
+  readonly doubtsDeletes: boolean;
 };
 
 /** What the applier needs from outside; all of it may ask the server, while the stream waits. */
@@ -47,6 +50,7 @@ export type ChangeSupport = {
     key: readonly (Buffer | null)[],
     positions: readonly number[],
   ) => Promise<ReadonlyMap<number, Buffer | null>>;
+  readonly rowsPresent: RowsPresent;
   /** After each transaction that had changes: may write a STATE. `end` is the end of its commit record. */
   readonly committed: (end: Lsn, xid: number) => Promise<void> | undefined;
   readonly truncated: (sink: ChangeSink) => void;
@@ -62,6 +66,7 @@ export class ChangeApplier {
   readonly #output: Output;
   readonly #support: ChangeSupport;
   readonly #markers = new MarkerDepth();
+  readonly #held = new HeldDeletes();
   /** By relation OID; a window announces each relation anew. */
   #sinks = new Map<number, ChangeSink | null>();
   #transaction: Transaction | null = null;
@@ -88,6 +93,13 @@ export class ChangeApplier {
   /** Applies one message. The order of messages is the order of records. */
   readonly apply: RowHandler = (src, start, end) => {
     const message = decodePgoutput(src, start, end);
+    if (!this.#held.any || (message.tag === 'delete' && !this.#held.full)) {
+      return this.#apply(message, src, end);
+    }
+    return this.#release().then(() => this.#apply(message, src, end));
+  };
+
+  #apply(message: PgoutputMessage, src: Buffer, end: number): Promise<void> | undefined {
     switch (message.tag) {
       case 'insert': {
         const sink = this.#sink(message.relation);
@@ -102,7 +114,9 @@ export class ChangeApplier {
       case 'delete': {
         const sink = this.#sink(message.relation);
         if (sink === null || (sink.chunk && this.#markers.moving)) return undefined;
-        this.#delete(sink, src, message.oldTuple, end);
+        if (sink.doubtsDeletes) {
+          this.#held.hold(sink, src, message.oldTuple, end, this.#current().deletion);
+        } else this.#delete(sink, src, message.oldTuple, end);
         return undefined;
       }
       case 'begin':
@@ -124,7 +138,14 @@ export class ChangeApplier {
       default:
         return message satisfies never;
     }
-  };
+  }
+
+  async #release(): Promise<void> {
+    for (const { sink, tuple, stamp } of await this.#held.release(this.#support.rowsPresent)) {
+      sink.encoder.writeTuple(this.#output.buffer, tuple, 0, tuple.length, stamp);
+      this.#output.recordWritten();
+    }
+  }
 
   #begin(message: Extract<PgoutputMessage, { tag: 'begin' }>): void {
     const stamp = {

@@ -2,7 +2,7 @@
 import { type ClientBase, escapeIdentifier } from 'pg';
 import { type CdcConfig, hasIdentity } from './cdc-setup.ts';
 import { listedSql, tableSql } from './check-finding.ts';
-import { hasChanges, type SourceModel } from './discover.ts';
+import { changeRelation, hasChanges, type SourceModel } from './source-model.ts';
 import type { Config } from './config.ts';
 import {
   type BareTable,
@@ -84,7 +84,9 @@ export async function publicationFacts(
   const insertsName = insertsPublication(cdc.publication);
   const status = await publicationStatus(client, cdc.publication);
   const inserts = await publicationStatus(client, insertsName);
-  const relations = source.relations.filter((relation) => hasChanges(relation, source, config));
+  const relations = source.relations
+    .filter((relation) => hasChanges(relation, source, config))
+    .map((relation) => changeRelation(relation, source));
   const oids = relations.map(({ oid }) => oid);
   const ids = relations.flatMap(({ oid }) => source.hypertables.get(oid)?.id ?? []);
   const { rows } = await client.query<Details>(DETAILS, [oids, status?.oid ?? 0]);

@@ -12,7 +12,7 @@ import {
 } from './check-finding.ts';
 import type { ServerFacts } from './check-server.ts';
 import type { Config } from './config.ts';
-import type { SourceModel } from './discover.ts';
+import type { SourceModel } from './source-model.ts';
 import {
   type BareTable,
   createPublicationSql,

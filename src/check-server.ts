@@ -4,6 +4,7 @@ import { type CdcConfig, slotProblem } from './cdc-setup.ts';
 import { failure, type Finding, warning } from './check-finding.ts';
 import type { Config } from './config.ts';
 import { type SlotStatus, slotStatus } from './postgres/slot.ts';
+import { isAtLeast } from './timescaledb/hypertables.ts';
 
 export type ServerFacts = {
   /** server_version_num, such as 170011. */
@@ -47,12 +48,6 @@ export async function serverFacts(client: ClientBase): Promise<ServerFacts> {
   const [facts] = rows;
   if (facts === undefined) throw new Error('no answer about the server');
   return facts;
-}
-
-/** Whether a version such as "2.19.3" or "2.30-dev" is this one or newer. */
-export function isAtLeast(version: string, major: number, minor: number): boolean {
-  const [, first = '0', second = '0'] = /^(\d+)\.(\d+)/.exec(version) ?? [];
-  return Number(first) > major || (Number(first) === major && Number(second) >= minor);
 }
 
 /** What the other requirements depend on: on older versions their queries need not work. */

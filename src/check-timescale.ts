@@ -1,9 +1,8 @@
 /** What `check` asks of TimescaleDB under CDC. The requirements are pure: facts in, findings out. */
 import type { ClientBase } from 'pg';
 import { type Finding, listed, listedSql, tableLabel, tableSql, warning } from './check-finding.ts';
-import { isAtLeast } from './check-server.ts';
-import type { SourceModel } from './discover.ts';
-import type { Hypertable } from './timescaledb/hypertables.ts';
+import type { SourceModel } from './source-model.ts';
+import { type Hypertable, isAtLeast } from './timescaledb/hypertables.ts';
 
 export type TimescaleFacts = {
   readonly version: string;

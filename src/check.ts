@@ -31,7 +31,8 @@ import {
 import { guards, markers, timescaleFacts } from './check-timescale.ts';
 import type { CdcConfig } from './cdc-setup.ts';
 import { type Config, type UnsupportedSetting, unsupportedSettings } from './config.ts';
-import { loadSource, relationWarnings, schemaWarnings, type SourceModel } from './discover.ts';
+import { relationWarnings, schemaWarnings } from './discover.ts';
+import { loadSource, type SourceModel } from './source-model.ts';
 import { asConnectorError } from './errors.ts';
 import { connect } from './postgres/connection.ts';
 

@@ -4,35 +4,18 @@
  */
 import type { ClientBase } from 'pg';
 import type { AirbyteCatalog, AirbyteStream, JsonObject, SyncMode } from './airbyte/protocol.ts';
-import { columnType, isBuiltInType, isCursorType, type TypeCatalog } from './column-types.ts';
+import { columnType, isCursorType } from './column-types.ts';
 import type { Config } from './config.ts';
 import { listRelations, type Relation } from './postgres/relations.ts';
-import { loadTypes } from './postgres/types.ts';
-import { listStorage } from './timescaledb/chunks.ts';
 import {
-  type Dimension,
-  type Hypertable,
-  type HypertableStats,
-  hypertableStats,
-  listHypertables,
-  probeTimescale,
-  type TimescaleCatalog,
-} from './timescaledb/hypertables.ts';
-
-/** The source as the connector sees it. */
-export type SourceModel = {
-  readonly relations: readonly Relation[];
-  /** By OID; materialization hypertables too, though they are no relations of the model. Empty without support. */
-  readonly hypertables: ReadonlyMap<number, Hypertable>;
-  /** OIDs of views that are continuous aggregates, with the hypertable that holds their rows. Empty without support. */
-  readonly continuousAggregates: ReadonlyMap<number, Hypertable>;
-  /** Hypertables when `timescaledb_support` is off: only SELECT from the parent as a whole reads them. */
-  readonly parentOnly: ReadonlySet<number>;
-  /** By hypertable id. */
-  readonly stats: ReadonlyMap<number, HypertableStats>;
-  readonly timescale: TimescaleCatalog | null;
-  readonly types: TypeCatalog;
-};
+  hasChanges,
+  hasColumnstore,
+  keyColumns,
+  loadSource,
+  type SourceModel,
+} from './source-model.ts';
+import type { Materialization } from './timescaledb/continuous-aggregates.ts';
+import type { Dimension, Hypertable } from './timescaledb/hypertables.ts';
 
 /** Columns that every CDC stream has, with or without a key: destinations refuse a catalog whose cursor is not in it. */
 const CDC_PROPERTIES: JsonObject = {
@@ -60,70 +43,6 @@ export async function discover(
   return { catalog: { streams }, warnings };
 }
 
-/** Also what a sync starts from. */
-export async function loadSource(client: ClientBase, config: Config): Promise<SourceModel> {
-  const timescale = await probeTimescale(client);
-  const found = timescale === null ? [] : await listHypertables(client, timescale);
-  const ids = found.map((hypertable) => hypertable.id);
-  const stats = timescale === null ? new Map() : await hypertableStats(client, timescale, ids);
-  const storage = timescale === null ? [] : await listStorage(client, timescale);
-  const materialized = found.filter((it) => it.continuousAggregate !== null).map((it) => it.oid);
-  const listed = await listRelations(client, config.schemas, config.checkPrivileges, [
-    ...storage,
-    ...materialized,
-  ]);
-  const typeOids = new Set(listed.flatMap((it) => it.columns.map((column) => column.typeOid)));
-  const types = await loadTypes(
-    client,
-    [...typeOids].filter((oid) => !isBuiltInType(oid)),
-  );
-
-  const byOid = new Map(found.map((hypertable) => [hypertable.oid, hypertable]));
-  const aggregates = aggregatesByView(listed, found);
-  const { support } = config.timescaledb;
-  return {
-    relations: listed.map((relation) => {
-      const hypertable = byOid.get(relation.oid) ?? aggregates.get(relation.oid);
-      return hypertable === undefined ? relation : overChunks(relation, stats.get(hypertable.id));
-    }),
-    hypertables: support ? byOid : new Map(),
-    continuousAggregates: support ? aggregates : new Map(),
-    parentOnly: support ? new Set() : new Set(byOid.keys()),
-    stats,
-    timescale,
-    types,
-  };
-}
-
-/** The root's own heap is empty: its size says nothing, and reading it by ctid would find nothing. */
-function overChunks(relation: Relation, stats: HypertableStats | undefined): Relation {
-  return {
-    ...relation,
-    heap: false,
-    rowEstimate: stats?.approximateRows ?? -1,
-    byteEstimate: stats?.approximateBytes ?? 0,
-  };
-}
-
-function aggregatesByView(
-  relations: readonly Relation[],
-  hypertables: readonly Hypertable[],
-): ReadonlyMap<number, Hypertable> {
-  const views = new Map(
-    relations
-      .filter((relation) => relation.kind === 'view')
-      .map((view) => [JSON.stringify([view.schema, view.name]), view.oid]),
-  );
-  const found = new Map<number, Hypertable>();
-  for (const hypertable of hypertables) {
-    const aggregate = hypertable.continuousAggregate;
-    if (aggregate === null) continue;
-    const oid = views.get(JSON.stringify([aggregate.schema, aggregate.name]));
-    if (oid !== undefined) found.set(oid, hypertable);
-  }
-  return found;
-}
-
 function toStream(relation: Relation, source: SourceModel, config: Config): AirbyteStream {
   const hypertable = source.hypertables.get(relation.oid);
   const aggregate = source.continuousAggregates.get(relation.oid);
@@ -143,39 +62,18 @@ function toStream(relation: Relation, source: SourceModel, config: Config): Airb
       type: 'object',
       properties,
       ...annotation('hypertable', hypertable, source),
-      ...annotation('continuous aggregate', aggregate, source),
+      ...annotation('continuous aggregate', aggregate?.hypertable, source),
     },
     ...syncModes(relation, source, config),
     source_defined_primary_key: keyColumns(relation, config).map((column) => [column]),
-    is_resumable: isResumable(relation, source),
+    is_resumable: isResumable(relation, source, config),
   };
 }
 
-/** Whether its changes can be had from the WAL. */
-export function hasChanges(relation: Relation, source: SourceModel, config: Config): boolean {
-  return (
-    config.replication.method === 'CDC' &&
-    (relation.kind === 'table' || relation.kind === 'partitioned') &&
-    relation.logged &&
-    !source.parentOnly.has(relation.oid)
-  );
-}
-
-function isResumable(relation: Relation, source: SourceModel): boolean {
+function isResumable(relation: Relation, source: SourceModel, config: Config): boolean {
   if (source.parentOnly.has(relation.oid)) return false;
+  if (hasChanges(relation, source, config)) return true;
   return relation.kind !== 'view' && relation.kind !== 'foreign table';
-}
-
-/**
- * The primary key, or for tables without one the unique index that is the replica identity. Under CDC that index goes
- * first: a deletion carries its columns and no others.
- */
-export function keyColumns(relation: Relation, config: Config): readonly string[] {
-  const inWal = config.replication.method === 'CDC' && relation.replicaIdentity === 'index';
-  const preferred = inWal ? relation.identity : relation.primaryKey;
-  const columns = preferred.length > 0 ? preferred : [...relation.primaryKey, ...relation.identity];
-  const readable = new Set(relation.columns.map((column) => column.name));
-  return columns.every((column) => readable.has(column)) ? columns : [];
 }
 
 type SyncModes = Pick<
@@ -219,11 +117,6 @@ function hasXmin(relation: Relation, source: SourceModel): boolean {
     relation.kind !== 'foreign table' &&
     !hasColumnstore(source.hypertables.get(relation.oid), source)
   );
-}
-
-function hasColumnstore(hypertable: Hypertable | undefined, source: SourceModel): boolean {
-  if (hypertable === undefined) return false;
-  return hypertable.compression || (source.stats.get(hypertable.id)?.compressedChunks ?? 0) > 0;
 }
 
 function cursorModes(relation: Relation, source: SourceModel): SyncModes {
@@ -309,12 +202,36 @@ export function relationWarnings(
       `Row level security on "${name}" filters the rows of the snapshot but not the changes: rows hidden from this role will be synced once they change. Use a role with BYPASSRLS.`,
     );
   }
+  const aggregate = source.continuousAggregates.get(relation.oid);
+  if (aggregate !== undefined && config.replication.method === 'CDC') {
+    warnings.push(...aggregateWarnings(name, aggregate, hasChanges(relation, source, config)));
+  }
   if (config.replication.method === 'Xmin' && hasColumnstore(hypertable, source)) {
     warnings.push(
       `The hypertable "${name}" uses the columnstore, whose rows have no xmin: it can only be read by full refresh. Use CDC or a cursor.`,
     );
   }
   return warnings;
+}
+
+/** Why the changes of a continuous aggregate cannot be followed. */
+function aggregateWarnings(
+  name: string,
+  aggregate: Materialization,
+  followed: boolean,
+): readonly string[] {
+  if (followed) return [];
+  const { schema, name: table } = aggregate.hypertable;
+  const full = `The continuous aggregate "${name}" can only be read in full`;
+  if (aggregate.groupColumns.length === 0) {
+    return [`${full}: its rows cannot be told apart by the columns that it shows.`];
+  }
+  if (!aggregate.selectable) {
+    return [`${full}: this role may not select from "${schema}"."${table}", which holds its rows.`];
+  }
+  return [
+    `${full}. To follow its refreshes its owner can run: ALTER TABLE "${schema}"."${table}" REPLICA IDENTITY FULL;`,
+  ];
 }
 
 /** Why streams that somebody expects are not there. */

@@ -6,7 +6,7 @@ import type { Client, ClientBase } from 'pg';
 import type { Output } from './airbyte/output.ts';
 import { columnType } from './column-types.ts';
 import type { Config } from './config.ts';
-import type { SourceModel } from './discover.ts';
+import type { SourceModel } from './source-model.ts';
 import { ConnectorError } from './errors.ts';
 import type { Ledger } from './ledger.ts';
 import { listLeaves } from './postgres/relations.ts';

@@ -4,16 +4,25 @@
  */
 import type { ConfiguredStream, JsonObject, SyncMode } from './airbyte/protocol.ts';
 import type { Config } from './config.ts';
-import { hasChanges, keyColumns, type SourceModel } from './discover.ts';
+
 import { ConnectorError } from './errors.ts';
 import type { Column, Relation } from './postgres/relations.ts';
 import { CDC_COLUMNS } from './record.ts';
+import {
+  changeRelation,
+  hasChanges,
+  hasColumnstore,
+  hypertableOf,
+  keyColumns,
+  type SourceModel,
+} from './source-model.ts';
 import { type StreamName, streamKey } from './state.ts';
 import type { Hypertable } from './timescaledb/hypertables.ts';
 
 export type SyncStream = {
   readonly name: StreamName;
   readonly key: string;
+  /** What its rows are read from and its changes come from: of a continuous aggregate under CDC the hypertable behind it. */
   readonly relation: Relation;
   readonly hypertable: Hypertable | null;
   readonly mode: 'cdc' | 'full_refresh' | 'cursor';
@@ -27,6 +36,12 @@ export type SyncStream = {
   readonly cdcColumns: readonly string[];
   /** What identifies a row; empty for a table without a key, whose rows are their own identity. */
   readonly identity: readonly string[];
+  /**
+   * Which deletions in the WAL may be moves, so that each counts only if its row is gone: 'none'; those of compressed
+   * chunks, which maintenance can empty without a marker; 'all' where markers are missing, and of a continuous
+   * aggregate, whose refresh deletes a group and inserts it again.
+   */
+  readonly doubtfulDeletes: 'none' | 'of compressed chunks' | 'all';
 };
 
 export type SyncPlan = {
@@ -99,9 +114,11 @@ function planStream(
 ): SyncStream {
   const name = { name: relation.name, namespace: relation.schema };
   const cdc = config.replication.method === 'CDC';
-  const hypertable = source.hypertables.get(relation.oid) ?? null;
-  const cursorField = cursorOf(configured, hypertable);
+  const ownHypertable = source.hypertables.get(relation.oid) ?? null;
+  const cursorField = cursorOf(configured, ownHypertable);
   const mode = modeOf(configured.sync_mode, hasChanges(relation, source, config), cdc, cursorField);
+  // Without CDC a continuous aggregate is the view that it is, with what is not materialized yet.
+  const hypertable = mode === 'cdc' ? hypertableOf(relation, source) : ownHypertable;
   if (configured.sync_mode === 'incremental' && mode === 'full_refresh') {
     const why = cdc ? 'it has no changes in the WAL' : 'it has no cursor';
     warnings.push(`${label(name)} is read in full: ${why}.`);
@@ -120,7 +137,7 @@ function planStream(
   return {
     name,
     key: streamKey(name),
-    relation,
+    relation: mode === 'cdc' ? changeRelation(relation, source) : relation,
     hypertable,
     mode,
     cursorField,
@@ -131,7 +148,18 @@ function planStream(
     ),
     cdcColumns: mode === 'cdc' ? CDC_COLUMNS.filter((column) => selected.has(column)) : [],
     identity: keyColumns(relation, config),
+    doubtfulDeletes: doubtfulDeletes(hypertable, source),
   };
+}
+
+function doubtfulDeletes(
+  hypertable: Hypertable | null,
+  source: SourceModel,
+): SyncStream['doubtfulDeletes'] {
+  if (hypertable === null || source.timescale === null) return 'none';
+  if (hypertable.continuousAggregate !== null) return 'all';
+  if (!hasColumnstore(hypertable, source)) return 'none';
+  return source.timescale.markers === 'all moves' ? 'of compressed chunks' : 'all';
 }
 
 function modeOf(

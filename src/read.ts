@@ -17,7 +17,7 @@ import { coverStreams, firstOf, syncChanges } from './cdc-sync.ts';
 import { ChunkBook } from './chunk-book.ts';
 import { type Config, unsupportedSettings } from './config.ts';
 import { syncCursor } from './cursor.ts';
-import { loadSource, type SourceModel } from './discover.ts';
+import { hypertableOf, loadSource, type SourceModel } from './source-model.ts';
 import { ConnectorError } from './errors.ts';
 import { Ledger } from './ledger.ts';
 import {
@@ -295,7 +295,8 @@ function namings(source: SourceModel, state: InputState): readonly ChunkNaming[]
     const rows = state.streams.get(key)?.progress;
     if (rows?.kind !== 'hypertable') return [];
     const { hypertableId, chunkSchema, chunkPrefix } = rows;
-    return [{ hypertableId, root: relation.oid, chunkSchema, chunkPrefix }];
+    const root = hypertableOf(relation, source)?.oid ?? relation.oid;
+    return [{ hypertableId, root, chunkSchema, chunkPrefix }];
   });
   return [...present, ...remembered];
 }

@@ -41,6 +41,8 @@ export class Window {
   readonly committed: string[] = [];
   readonly truncated: number[] = [];
   readonly fetches: unknown[] = [];
+  /** Keys of deleted rows, as they were asked for. */
+  readonly questions: unknown[] = [];
   support: Partial<ChangeSupport> = {};
   readonly output = new Output((part) => {
     this.text += Buffer.from(part).toString();
@@ -56,6 +58,10 @@ export class Window {
       fetchCells: async (sink, key, positions) => {
         this.fetches.push([sink.relation.oid, key.map((value) => value?.toString()), positions]);
         return this.support.fetchCells?.(sink, key, positions) ?? new Map();
+      },
+      rowsPresent: async (sink, keys) => {
+        this.questions.push(keys.map((key) => key.map((value) => value?.toString())));
+        return this.support.rowsPresent?.(sink, keys) ?? new Set();
       },
       committed: (end, xid) => {
         this.committed.push(`${formatLsn(end)} ${xid}`);
@@ -83,6 +89,7 @@ export class Window {
       identity: [0],
       overlap: 'read',
       replays: () => false,
+      doubtsDeletes: false,
       ...changes,
     };
   }

@@ -255,6 +255,7 @@ describe('what must not happen is an error', () => {
         throw new Error('unknown relation');
       },
       fetchCells: async () => new Map(),
+      rowsPresent: async () => new Set(),
       committed: () => undefined,
       truncated: () => undefined,
     });

@@ -3,7 +3,6 @@ import { describe, expect, test } from 'vitest';
 import { listed, listedSql } from '../src/check-finding.ts';
 import {
   freeSlots,
-  isAtLeast,
   primary,
   replicationRole,
   type ServerFacts,
@@ -17,6 +16,7 @@ import { guards, markers, type TimescaleFacts } from '../src/check-timescale.ts'
 import { type Config, loadSpec, parseConfig } from '../src/config.ts';
 import type { CdcConfig } from '../src/cdc-setup.ts';
 import { parseLsn } from '../src/postgres/lsn.ts';
+import { isAtLeast } from '../src/timescaledb/hypertables.ts';
 
 const GIGABYTE = 1024 ** 3;
 

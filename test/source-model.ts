@@ -1,7 +1,7 @@
 /** A small source as the system catalog would describe it: one hypertable, one table, one view. */
 import type { ConfiguredStream } from '../src/airbyte/protocol.ts';
 import { type Config, loadSpec, parseConfig } from '../src/config.ts';
-import type { SourceModel } from '../src/discover.ts';
+import type { SourceModel } from '../src/source-model.ts';
 import { planSync, type SyncStream } from '../src/plan.ts';
 import type { Column, Relation } from '../src/postgres/relations.ts';
 import type { Hypertable } from '../src/timescaledb/hypertables.ts';

@@ -51,6 +51,11 @@ export type TimescaleCatalog = {
   readonly settingsHaveCompressRelid: boolean;
   /** 2.25+: jobs moved from _timescaledb_config to _timescaledb_catalog. */
   readonly jobsInCatalog: boolean;
+  /**
+   * Which of the rows that compression moves the WAL marks as moved: 2.16 and later can, unless it is switched off; the
+   * recompression of policies is marked from 2.19 on.
+   */
+  readonly markers: 'all moves' | 'not of policies' | 'none';
 };
 
 const PROBE = `
@@ -69,6 +74,11 @@ export async function probeTimescale(client: ClientBase): Promise<TimescaleCatal
   const [row] = rows;
   if (row === undefined) return null;
   const has = (column: string): boolean => row.columns.includes(column);
+  // A query of its own: the setting exists once the extension's library is loaded, which the first one brings about.
+  const settings = await client.query<{ markers: string | null }>(
+    `SELECT current_setting('timescaledb.enable_compression_wal_markers', true) AS markers`,
+  );
+  const marked = settings.rows[0]?.markers === 'on';
   return {
     version: row.version,
     chunkHasRelid: has('chunk.relid'),
@@ -77,7 +87,14 @@ export async function probeTimescale(client: ClientBase): Promise<TimescaleCatal
     hypertableHasCompressedState: has('hypertable.compression_state'),
     settingsHaveCompressRelid: has('compression_settings.compress_relid'),
     jobsInCatalog: has('bgw_job.hypertable_id'),
+    markers: !marked ? 'none' : isAtLeast(row.version, 2, 19) ? 'all moves' : 'not of policies',
   };
+}
+
+/** Whether a version such as "2.19.3" or "2.30-dev" is this one or newer. */
+export function isAtLeast(version: string, major: number, minor: number): boolean {
+  const [, first = '0', second = '0'] = /^(\d+)\.(\d+)/.exec(version) ?? [];
+  return Number(first) > major || (Number(first) === major && Number(second) >= minor);
 }
 
 type DimensionRow = {
