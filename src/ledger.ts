@@ -120,7 +120,7 @@ export class Ledger {
       state: {
         type: 'GLOBAL',
         global: {
-          shared_state: this.#shared === null ? {} : serialiseShared(this.#shared),
+          shared_state: serialiseShared(this.#shared),
           stream_states: states,
         },
         sourceStats,

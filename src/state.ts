@@ -214,6 +214,7 @@ function parseShared(value: unknown): SharedState | null {
   const shared = object(value);
   if (shared === null || Object.keys(shared).length === 0) return null;
   if (shared['version'] !== VERSION) throw invalid('it comes from another source or version');
+  if (shared['lsn'] === null) return null;
   return {
     lsn: formed(parseLsn, shared['lsn']),
     cursorFloor: int(shared['cursor_floor']),
@@ -295,7 +296,9 @@ function serialiseSeen(seen: Seen): { readonly visibility: string; readonly unti
   return { visibility: seen.visibility, until: formatLsn(seen.until) };
 }
 
-export function serialiseShared(shared: SharedState): JsonObject {
+/** @param shared null where no stream follows the WAL: there is no position, but the platform wants some content. */
+export function serialiseShared(shared: SharedState | null): JsonObject {
+  if (shared === null) return { version: VERSION, lsn: null };
   return {
     version: VERSION,
     lsn: formatLsn(shared.lsn),
