@@ -142,8 +142,12 @@ export async function createDatabase(
     await server.end();
   }
   const db = new Database(serverUrl, name);
+  // A server may have several versions of the extension.
+  const version = process.env['TIMESCALEDB_VERSION'];
   try {
-    await db.query('CREATE EXTENSION timescaledb');
+    await db.query(
+      `CREATE EXTENSION timescaledb${version === undefined ? '' : ` VERSION '${version}'`}`,
+    );
   } catch (error) {
     await db[Symbol.asyncDispose]();
     throw error;

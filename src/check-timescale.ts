@@ -58,7 +58,7 @@ export function markers(facts: TimescaleFacts): readonly Finding[] {
   if (facts.markers === 'off') {
     return [
       warning(
-        'timescaledb.enable_compression_wal_markers is off: compressing and decompressing rows looks like deleting and inserting them.',
+        'timescaledb.enable_compression_wal_markers is off: compressing and decompressing rows looks like deleting and inserting them. Streams with a key are read right all the same, but slowly, as each deletion is looked up; those without one are refused.',
         'ALTER SYSTEM SET timescaledb.enable_compression_wal_markers = on; SELECT pg_reload_conf();',
       ),
     ];
@@ -66,7 +66,7 @@ export function markers(facts: TimescaleFacts): readonly Finding[] {
   if (facts.markers === null) {
     return [
       warning(
-        `TimescaleDB ${facts.version} does not mark in the WAL what compression moves: it looks like deletes and inserts.`,
+        `TimescaleDB ${facts.version} does not mark in the WAL what compression moves: it looks like deletes and inserts. Streams with a key are read right all the same, but slowly, as each deletion is looked up; those without one are refused.`,
         'Update to 2.19 or later: ALTER EXTENSION timescaledb UPDATE;',
       ),
     ];
@@ -74,7 +74,7 @@ export function markers(facts: TimescaleFacts): readonly Finding[] {
   if (isAtLeast(facts.version, 2, 19) || facts.columnstores.length === 0) return [];
   return [
     warning(
-      `TimescaleDB ${facts.version} does not mark in the WAL what its compression policies recompress: it looks like deletes.`,
+      `TimescaleDB ${facts.version} does not mark in the WAL what its compression policies recompress: it looks like deletes. Streams with a key are read right all the same, as each deletion is looked up.`,
       'Update to 2.19 or later: ALTER EXTENSION timescaledb UPDATE;',
     ),
   ];

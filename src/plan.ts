@@ -124,17 +124,8 @@ function planStream(
     warnings.push(`${label(name)} is read in full: ${why}.`);
   }
   const selected = propertiesOf(configured);
-  const present = new Set(relation.columns.map((column) => column.name));
-  if (mode === 'cursor' && !present.has(cursorField)) {
-    throw new ConnectorError(
-      `The cursor ${cursorField} of ${label(name)} is not one of its columns.`,
-      {
-        kind: 'config_error',
-        fix: 'Choose another cursor for the stream.',
-      },
-    );
-  }
-  return {
+  if (mode === 'cursor') refuseUnknownCursor(relation, cursorField);
+  const stream: SyncStream = {
     name,
     key: streamKey(name),
     relation: mode === 'cdc' ? changeRelation(relation, source) : relation,
@@ -150,6 +141,37 @@ function planStream(
     identity: keyColumns(relation, config),
     doubtfulDeletes: doubtfulDeletes(hypertable, source),
   };
+  if (mode === 'cdc') refuseUnmarkedMoves(stream, source);
+  return stream;
+}
+
+function refuseUnknownCursor(relation: Relation, cursorField: string): void {
+  if (relation.columns.some((column) => column.name === cursorField)) return;
+  const name = label({ name: relation.name, namespace: relation.schema });
+  throw new ConnectorError(`The cursor ${cursorField} of ${name} is not one of its columns.`, {
+    kind: 'config_error',
+    fix: 'Choose another cursor for the stream.',
+  });
+}
+
+/** Rows that compression moves without a marker look inserted and deleted: only by a key can it be told that they were not. */
+function refuseUnmarkedMoves(stream: SyncStream, source: SourceModel): void {
+  const markers = source.timescale?.markers;
+  if (stream.doubtfulDeletes !== 'all' || stream.identity.length > 0) return;
+  // Policies delete from the heap what they have compressed; where deletes are not published that does not show.
+  if (markers === 'not of policies' && stream.relation.replicaIdentity !== 'full') return;
+  const why =
+    markers === 'none'
+      ? 'this server does not mark in the WAL what compression moves'
+      : 'this version of TimescaleDB does not mark in the WAL what its policies recompress';
+  throw new ConnectorError(
+    `${label(stream.name)} has no key, and ${why}: moved rows would be taken for new or deleted ones.`,
+    {
+      kind: 'config_error',
+      fix: 'Give it a primary key or a unique index as replica identity, or update TimescaleDB to 2.19 or later with timescaledb.enable_compression_wal_markers on, or read it by full refresh.',
+      stream: stream.name,
+    },
+  );
 }
 
 function doubtfulDeletes(
