@@ -157,7 +157,7 @@ test('tables without identity are published with inserts only, which check says'
   expect((await checked(db)).warnings).toEqual([]);
 });
 
-test('publications of everything are warned about', async () => {
+test('way 7: publications of everything are warned about', async () => {
   await using db = await createDatabase();
   await fill(db);
   await db.query(`CREATE PUBLICATION ${db.publication} FOR ALL TABLES`);
@@ -175,7 +175,7 @@ test('publications of everything are warned about', async () => {
   expect((await checked(db)).warnings.join('\n')).not.toContain('_timescaledb_internal:');
 });
 
-test('a continuous aggregate in the publication: refreshes fail, and the SQL mends it', async ({
+test('way 7: a continuous aggregate in the publication: refreshes fail, and the SQL mends it', async ({
   skip,
 }) => {
   await using db = await createDatabase();

@@ -24,7 +24,7 @@ async function insert(db: Database, fromDay: number, toDay: number, base: number
 }
 
 describe('a new chunk', () => {
-  it('that an event trigger publishes in the writer’s transaction is streamed, and never read', async () => {
+  it('way 1: that an event trigger publishes in the writer’s transaction is streamed, and never read', async () => {
     await using db = await createDatabase();
     // A chunk is announced to event triggers by its constraints; without any they do not see it.
     await createEvents(db, ', PRIMARY KEY (at, id)');
@@ -60,7 +60,7 @@ describe('a new chunk', () => {
     await expectEqual(db, syncs.destination, 'events');
   });
 
-  it('that the owner’s role finds is published, read once and streamed from then on', async () => {
+  it('way 1: that the owner’s role finds is published, read once and streamed from then on', async () => {
     await using db = await createDatabase();
     await createEvents(db);
     const syncs = await connectTo(db);
@@ -75,7 +75,7 @@ describe('a new chunk', () => {
     await expectEqual(db, syncs.destination, 'events');
   });
 
-  it('that nobody may publish is read again in each sync, until its owner publishes it', async () => {
+  it('way 2: that nobody may publish is read again in each sync, until its owner publishes it', async () => {
     await using roles = await createRoles();
     await using db = await createDatabase();
     await createEvents(db);

@@ -37,7 +37,7 @@ function moveApart(table: string): string {
           DELETE FROM ${table}; INSERT INTO ${table} SELECT * FROM moving;`;
 }
 
-test('R6: rows that move between markers are no changes', async () => {
+test('way 12: R6: rows that move between markers are no changes', async () => {
   await using db = await createDatabase();
   await fillMetrics(db, 2);
   const connection = await connectTo(db);
@@ -48,7 +48,7 @@ test('R6: rows that move between markers are no changes', async () => {
   await connection.expectEqual('metrics');
 });
 
-test('R6: markers nest, and what comes after the last end is a change', async () => {
+test('way 13: R6: markers nest, and what comes after the last end is a change', async () => {
   await using db = await createDatabase();
   await fillMetrics(db, 2);
   const connection = await connectTo(db);
@@ -65,7 +65,7 @@ test('R6: markers nest, and what comes after the last end is a change', async ()
   await connection.expectEqual('metrics');
 });
 
-test('R6: an end without a start, and a start that was left open, end with their transaction', async () => {
+test('way 13: R6: an end without a start, and a start that was left open, end with their transaction', async () => {
   await using db = await createDatabase();
   await fillMetrics(db, 1);
   const connection = await connectTo(db);
@@ -97,7 +97,7 @@ test('R6: markers hide nothing of an ordinary table', async () => {
   await connection.expectEqual('orders', 'metrics');
 });
 
-test('R6: compress, decompress, recompress; changes of compressed rows are what they are', async (context) => {
+test('way 12: R6: compress, decompress, recompress; changes of compressed rows are what they are', async (context) => {
   await using db = await createDatabase();
   if (!(await hasCompression(db))) context.skip('only the full build compresses');
   await fillMetrics(db, 3);
@@ -132,7 +132,7 @@ test('R6: compress, decompress, recompress; changes of compressed rows are what 
   await connection.expectEqual('metrics');
 });
 
-test('R5: a chunk that has taken in the rows of another since it was read is read again', async (context) => {
+test('way 19: R5: a chunk that has taken in the rows of another since it was read is read again', async (context) => {
   await using db = await createDatabase();
   if (!(await hasCompression(db))) {
     context.skip(

@@ -53,7 +53,7 @@ test('R3: changes to read and unread chunks while the process stands still come 
   await connection.expectEqual('readings');
 });
 
-test('R3: a transaction that is open while chunks are read comes exactly once', async () => {
+test('way 18: R3: a transaction that is open while chunks are read comes exactly once', async () => {
   await using db = await createDatabase();
   await fillReadings(db, 8, 600);
   const connection = await connectTo(db, {}, ONE_BY_ONE);
@@ -97,7 +97,7 @@ test('R3: the state remembers what each read has seen', async () => {
   await connection.expectEqual('readings');
 });
 
-test('R3, R4: a commit that waits for a synchronous standby is neither lost nor doubled', async (context) => {
+test('way 18: R3, R4: a commit that waits for a synchronous standby is neither lost nor doubled', async (context) => {
   await using db = await createDatabase();
   const superuser = await db.value('SELECT rolsuper FROM pg_roles WHERE rolname = current_user');
   if (superuser !== true) context.skip('only a superuser may make commits wait for a standby');

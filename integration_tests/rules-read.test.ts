@@ -104,7 +104,7 @@ function isRecord(message: { readonly type: string }): boolean {
   return message.type === 'RECORD';
 }
 
-test('R1: a transaction that wrote before the first sync and commits while it runs is there once', async () => {
+test('way 3: R1: a transaction that wrote before the first sync and commits while it runs is there once', async () => {
   await using db = await createDatabase();
   await fillReadings(db);
   const connection = await connectTo(db);
@@ -124,7 +124,7 @@ test('R1: a transaction that wrote before the first sync and commits while it ru
   await connection.expectEqual('readings');
 });
 
-test('R1: rows of a transaction that straddles the publication of its chunk are there once', async () => {
+test('way 3: R1: rows of a transaction that straddles the publication of its chunk are there once', async () => {
   await using db = await createDatabase();
   await fillReadings(db);
   const connection = await connectTo(db);
@@ -193,7 +193,7 @@ async function persistentSlots(db: Database): Promise<unknown[]> {
   return (await db.slots()).filter(({ temporary }) => !temporary);
 }
 
-test('R1: no transaction of a reading session spans two chunks', async () => {
+test('way 8: R1: no transaction of a reading session spans two chunks', async () => {
   await using db = await createDatabase();
   await fillReadings(db, 30);
   const connection = await connectTo(db);
@@ -230,7 +230,7 @@ function readLocks(
   );
 }
 
-test('R2: a chunk whose catalog row changes between snapshot and plan is read again', async () => {
+test('way 9: R2: a chunk whose catalog row changes between snapshot and plan is read again', async () => {
   await using db = await createDatabase();
   await fillReadings(db);
   const connection = await connectTo(db, {}, ONE_BY_ONE);
@@ -266,7 +266,7 @@ function readLog(result: RunResult, name: string): number | undefined {
   return rows === undefined ? undefined : Number(rows);
 }
 
-test('R2: a partial chunk that is recompressed between snapshot and plan loses no row', async (context) => {
+test('way 9: R2: a partial chunk that is recompressed between snapshot and plan loses no row', async (context) => {
   await using db = await createDatabase();
   if (!(await hasCompression(db))) context.skip('only the full build compresses');
   await fillReadings(db);
@@ -320,7 +320,7 @@ test('R2: a chunk that is dropped while its lock is awaited is forgotten', async
   await connection.expectEqual('readings');
 });
 
-test('R2: a chunk that is renamed between its place in the list and its read is read', async () => {
+test('way 19: R2: a chunk that is renamed between its place in the list and its read is read', async () => {
   await using db = await createDatabase();
   await fillReadings(db);
   const connection = await connectTo(db, {}, ONE_BY_ONE);

@@ -45,7 +45,7 @@ test('R10: memory stays flat while a large transaction is read from the WAL', as
   expect(records).toBe(300_000);
 });
 
-test('R11: the publication names its tables, and statements on tables without a key still work', async () => {
+test('way 7: R11: the publication names its tables, and statements on tables without a key still work', async () => {
   await using db = await createDatabase();
   await fillMetrics(db, 2, 5);
   await db.query(`

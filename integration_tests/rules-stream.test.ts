@@ -39,7 +39,7 @@ test('R7: changes of a table that was dropped since stop the sync with its name'
   expect(again.errors()[0]?.message).toBe(failed.errors()[0]?.message);
 });
 
-test('R7: rows of a chunk that was made, filled and dropped between two syncs arrive', async () => {
+test('also: R7: rows of a chunk that was made, filled and dropped between two syncs arrive', async () => {
   await using db = await createDatabase();
   await fillMetrics(db);
   const connection = await connectTo(db);

@@ -125,7 +125,7 @@ test('a table without a key and with a full identity: an update takes back the o
   await connection.expectEqual('readings');
 });
 
-test('rows of chunks that come into being during a sync, and between two', async () => {
+test('way 1: rows of chunks that come into being during a sync, and between two', async () => {
   await using db = await createDatabase();
   await db.query(`
     CREATE TABLE readings (time timestamptz NOT NULL, device int, note text);

@@ -53,8 +53,8 @@ export async function syncChanges(context: CdcContext): Promise<void> {
   for (;;) {
     const pending = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
     const timeUp = Date.now() > deadline;
-    if (context.book.moved) await drain(context);
-    context.book.moved = false;
+    if (context.book.drainFirst) await drain(context);
+    context.book.drainFirst = false;
     if (pending.length > 0 && !timeUp) await loadRound(context, pending);
     routing.foundUnread = false;
     await drain(context);

@@ -33,8 +33,8 @@ import type { TimescaleCatalog } from './timescaledb/hypertables.ts';
 export class ChunkBook {
   /** The list was read anew in mid-stream: chunks in it may be unpublished, or have other ranges, until `adopt`. */
   unjudged = false;
-  /** Rows have moved between chunks: what they went through before comes first, then they are read again. */
-  moved = false;
+  /** Rows may have been emitted, or have moved, without a state that says so: what they went through comes before they are read again. */
+  drainFirst = false;
   readonly #client: Client;
   readonly #config: Config;
   readonly #cdc: CdcConfig;
@@ -180,7 +180,7 @@ export class ChunkBook {
       const open = pending.length > 0 ? reopened(progress) : completed(progress);
       // A split or a merge: what the rows went through in their old chunk and in the new one is replayed.
       const moved = before !== null && pending.some((chunk) => mayHaveBeenEmitted(before, chunk));
-      if (moved) this.moved = true;
+      if (moved) this.drainFirst = true;
       const suspect = (interrupted || moved) && stream.identity.length > 0;
       ledger.setRows(stream, suspect ? replayed(open) : open);
     }

@@ -17,7 +17,7 @@ import { label, type SyncStream } from './plan.ts';
 import { pendingChunks, startHypertable, startTable } from './progress.ts';
 import { readSlice, type Selection } from './snapshot.ts';
 import type { CursorProgress } from './state.ts';
-import { type Chunk, listChunks } from './timescaledb/chunks.ts';
+import { type Chunk, listChunks, OPEN_END } from './timescaledb/chunks.ts';
 
 /** Runs one pass over a stream, or goes on with one that was interrupted. */
 export async function syncCursor(context: LoadContext, stream: SyncStream): Promise<void> {
@@ -133,7 +133,8 @@ async function passOverChunks(
   const from = await internalTime(context, stream, state.cursor);
   const pending = pendingChunks(hypertableRows(context.ledger, stream), chunks);
   const wanted = inOrder(context.config, pending).filter(
-    (chunk) => from === null || chunk.rangeEnd > from,
+    // The outermost chunk holds the end of its range too.
+    (chunk) => from === null || chunk.rangeEnd > from || chunk.rangeEnd === OPEN_END,
   );
   await loadChunks(context, stream, chunks, wanted, selectionOf(stream, state), {
     chunks: wanted.length,

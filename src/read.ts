@@ -215,6 +215,8 @@ async function syncWithWal(
   const interrupted = !start.fresh && !start.shared.settled;
   await book.adopt(ledger, added, interrupted);
   beginTables(ledger, changing, interrupted);
+  // What is replayed comes before the rows: a rewrite may have changed them since, without a change to tell of it.
+  if (interrupted) book.drainFirst = true;
   const { rows } = await main.query<{ now: string }>('SELECT pg_current_snapshot()::text AS now');
   const exactXmin = visibilityIsExact(rows[0]?.now ?? '');
   const context = { ...base, clock, ledger, book, exactXmin };

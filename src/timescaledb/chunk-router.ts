@@ -69,6 +69,7 @@ export function route(facts: RelationFacts, known: RouterKnowledge): Route {
       : { kind: 'stream', root: owner, droppedChunk: true };
   }
   if (roots.size > 0) return { kind: 'ignored', why: 'not selected' };
+  if (isCompressedName(facts, known)) return { kind: 'ignored', why: 'internal' };
   // Of a dropped table that was published by its own name somebody meant the rows; of one that came in with
   // everything else nobody did.
   if (known.publishesEverything && !isChunkLike(facts)) return { kind: 'ignored', why: 'dropped' };
@@ -80,6 +81,20 @@ function isChunkName(facts: RelationFacts, naming: ChunkNaming): boolean {
   if (facts.schema !== naming.chunkSchema) return false;
   const start = `${naming.chunkPrefix}_`;
   return facts.name.startsWith(start) && /^\d+_chunk$/.test(facts.name.slice(start.length));
+}
+
+/**
+ * What held a chunk's rows in compressed form, which are no rows of a stream: `<chunk>_compressed`, up to 2.28
+ * `compress_hyper_<number>_<number>_chunk`. Recompression and decompression drop it.
+ */
+function isCompressedName(facts: RelationFacts, known: RouterKnowledge): boolean {
+  const { schema, name } = facts;
+  if (schema === '_timescaledb_internal' && /^compress_hyper_\d+_\d+_chunk$/.test(name))
+    return true;
+  const suffix = '_compressed';
+  if (!name.endsWith(suffix)) return false;
+  const chunk = { ...facts, name: name.slice(0, -suffix.length) };
+  return known.hypertables.some((it) => isChunkName({ ...chunk, schema: it.chunkSchema }, it));
 }
 
 function isChunkLike(facts: RelationFacts): boolean {

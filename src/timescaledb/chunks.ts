@@ -43,7 +43,7 @@ type ChunkRow = {
 
 /** TimescaleDB's own open ends: DIMENSION_SLICE_MINVALUE and MAXVALUE. */
 const OPEN_START = -(2n ** 63n);
-const OPEN_END = 2n ** 63n - 1n;
+export const OPEN_END = 2n ** 63n - 1n;
 
 /** Slices of the hypertable's first open dimension; a chunk without one must still be listed, or its rows were lost. */
 function chunksSql(catalog: TimescaleCatalog): string {
