@@ -100,11 +100,19 @@ describe('a relation that was dropped', () => {
     ['two numbers', gone(INTERNAL, '_hyper_1_5_6_chunk')],
     ['prefix in another case', gone(INTERNAL, '_HYPER_1_5_chunk')],
     ['prefix inside the name', gone(INTERNAL, 'x_hyper_1_5_chunk')],
-    ['compressed relation', gone(INTERNAL, 'compress_hyper_2_5_chunk')],
+    ['compressed relation of no hypertable', gone(INTERNAL, '_other_1_5_chunk_compressed')],
+    ['compressed relation in another schema', gone('public', 'compress_hyper_2_5_chunk')],
     ['table', gone('public', 'other')],
     ['dots that are no separators', gone('public.plain', '')],
   ])('and cannot be placed is unknown: %s', (_, facts) => {
     expect(route(facts, known)).toEqual(UNKNOWN);
+  });
+
+  it.each<[string, RelationFacts]>([
+    ['up to 2.28', gone(INTERNAL, 'compress_hyper_2_5_chunk')],
+    ['since', gone(INTERNAL, '_hyper_1_5_chunk_compressed')],
+  ])('is ignored when it held rows in compressed form, as they were named %s', (_, facts) => {
+    expect(route(facts, known)).toEqual({ kind: 'ignored', why: 'internal' });
   });
 
   it('is unknown where two hypertables share schema and prefix', () => {

@@ -149,7 +149,8 @@ async function tryAdd(
   tables: readonly TableName[],
 ): Promise<string | null> {
   try {
-    await client.query(`SET lock_timeout = '5s'`);
+    // Many locks at once can meet others in a deadlock: ours gives way before the server looks for whom to end.
+    await client.query(`SET lock_timeout = '${tables.length > 1 ? '500ms' : '5s'}'`);
     await client.query(addTablesSql(publication, tables));
     return null;
   } catch (error) {
@@ -162,11 +163,13 @@ async function tryAdd(
 }
 
 const LOCK_NOT_AVAILABLE = '55P03';
+const DEADLOCK = '40P01';
 const DUPLICATE_OBJECT = '42710';
 const UNDEFINED_TABLE = '42P01';
 const INSUFFICIENT_PRIVILEGE = '42501';
 const RETRY_ONE_BY_ONE = new Set([
   LOCK_NOT_AVAILABLE,
+  DEADLOCK,
   DUPLICATE_OBJECT,
   UNDEFINED_TABLE,
   INSUFFICIENT_PRIVILEGE,
@@ -176,7 +179,7 @@ const RETRY_ONE_BY_ONE = new Set([
 async function addOne(client: ClientBase, publication: string, table: TableName): Promise<boolean> {
   for (let attempt = 1; attempt <= LOCK_ATTEMPTS; attempt += 1) {
     const code = await tryAdd(client, publication, [table]);
-    if (code !== LOCK_NOT_AVAILABLE) return code !== INSUFFICIENT_PRIVILEGE;
+    if (code !== LOCK_NOT_AVAILABLE && code !== DEADLOCK) return code !== INSUFFICIENT_PRIVILEGE;
   }
   throw new ConnectorError(
     `${table.schema}.${table.name} could not be added to the publication ${publication}: DDL or maintenance keeps it locked.`,
