@@ -169,7 +169,7 @@ describe('streams and columns that are not there', () => {
     expect(result.records()).toHaveLength(2);
   });
 
-  test('a column that was dropped is left out', async () => {
+  test('case E28: a column that was dropped is left out', async () => {
     await using it = await connection();
     await it.first();
     await it.db.query('ALTER TABLE devices DROP COLUMN name; INSERT INTO devices VALUES (3)');

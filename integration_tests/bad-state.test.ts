@@ -97,7 +97,7 @@ describe('slots', () => {
     },
   });
 
-  test('a slot that was dropped: refused, or everything is read again as configured', async () => {
+  test('case C16: a slot that was dropped: refused, or everything is read again as configured', async () => {
     await using it = await connection();
     await it.first();
     await it.change('a');

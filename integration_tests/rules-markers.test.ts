@@ -97,7 +97,7 @@ test('R6: markers hide nothing of an ordinary table', async () => {
   await connection.expectEqual('orders', 'metrics');
 });
 
-test('way 12: R6: compress, decompress, recompress; changes of compressed rows are what they are', async (context) => {
+test('case F35: way 12: R6: compress, decompress, recompress; changes of compressed rows are what they are', async (context) => {
   await using db = await createDatabase();
   if (!(await hasCompression(db))) context.skip('only the full build compresses');
   await fillMetrics(db, 3);
@@ -132,7 +132,7 @@ test('way 12: R6: compress, decompress, recompress; changes of compressed rows a
   await connection.expectEqual('metrics');
 });
 
-test('way 19: R5: a chunk that has taken in the rows of another since it was read is read again', async (context) => {
+test('case F35: way 19: R5: a chunk that has taken in the rows of another since it was read is read again', async (context) => {
   await using db = await createDatabase();
   if (!(await hasCompression(db))) {
     context.skip(

@@ -36,7 +36,7 @@ function changes(day: number, tag: string): string {
     INSERT INTO readings VALUES (${time(day)}, ${day}, 2, 'again ${tag}');`;
 }
 
-test('R3: changes to read and unread chunks while the process stands still come exactly once', async () => {
+test('case A5: R3: changes to read and unread chunks while the process stands still come exactly once', async () => {
   await using db = await createDatabase();
   await fillReadings(db, 6, 600);
   const connection = await connectTo(db, {}, ONE_BY_ONE);
@@ -53,7 +53,7 @@ test('R3: changes to read and unread chunks while the process stands still come 
   await connection.expectEqual('readings');
 });
 
-test('way 18: R3: a transaction that is open while chunks are read comes exactly once', async () => {
+test('case A4: way 18: R3: a transaction that is open while chunks are read comes exactly once', async () => {
   await using db = await createDatabase();
   await fillReadings(db, 8, 600);
   const connection = await connectTo(db, {}, ONE_BY_ONE);

@@ -124,7 +124,7 @@ test('way 3: R1: a transaction that wrote before the first sync and commits whil
   await connection.expectEqual('readings');
 });
 
-test('way 3: R1: rows of a transaction that straddles the publication of its chunk are there once', async () => {
+test('case F33: way 3: R1: rows of a transaction that straddles the publication of its chunk are there once', async () => {
   await using db = await createDatabase();
   await fillReadings(db);
   const connection = await connectTo(db);
@@ -160,7 +160,7 @@ function publishedTables(db: Database): Promise<number> {
   return db.value<number>('SELECT count(*)::int FROM pg_publication_rel');
 }
 
-test('R1: publication, then slot, then the first record', async () => {
+test('case A1: R1: publication, then slot, then the first record', async () => {
   await using db = await createDatabase();
   await fillReadings(db);
   await db.query('CREATE TABLE elsewhere (id int)');
@@ -266,7 +266,7 @@ function readLog(result: RunResult, name: string): number | undefined {
   return rows === undefined ? undefined : Number(rows);
 }
 
-test('way 9: R2: a partial chunk that is recompressed between snapshot and plan loses no row', async (context) => {
+test('case A8: way 9: R2: a partial chunk that is recompressed between snapshot and plan loses no row', async (context) => {
   await using db = await createDatabase();
   if (!(await hasCompression(db))) context.skip('only the full build compresses');
   await fillReadings(db);
@@ -308,7 +308,7 @@ async function isWaiting(db: Database): Promise<boolean> {
   return (await sessions(db)).some(({ purpose, waiting }) => purpose === 'rows' && waiting);
 }
 
-test('R2: a chunk that is dropped while its lock is awaited is forgotten', async () => {
+test('case A8: R2: a chunk that is dropped while its lock is awaited is forgotten', async () => {
   await using db = await createDatabase();
   await fillReadings(db, 3);
   const connection = await connectTo(db, {}, ONE_BY_ONE);

@@ -27,7 +27,7 @@ test('R10: memory stays flat while rows are read faster than the reader takes th
   expect(result.succeeded().maxRssKb).toBeLessThan(MEMORY_KB);
 });
 
-test('R10: memory stays flat while a large transaction is read from the WAL', async () => {
+test('case E30: R10: memory stays flat while a large transaction is read from the WAL', async () => {
   await using db = await createDatabase();
   await fillMetrics(db, 1, 1);
   const connection = await connectTo(db);
@@ -126,7 +126,7 @@ test('R11: sessions end when the process is killed while it reads, and no slot b
   expect(await db.slots()).toEqual([{ name: db.slot, temporary: false, active: false }]);
 });
 
-test('R11: sessions end when the process is killed while one of them waits for a lock', async () => {
+test('case C20: R11: sessions end when the process is killed while one of them waits for a lock', async () => {
   await using db = await createDatabase();
   await fillMetrics(db, 1, 5);
   await db.query('CREATE TABLE elsewhere (id int)');

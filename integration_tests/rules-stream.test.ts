@@ -39,7 +39,7 @@ test('R7: changes of a table that was dropped since stop the sync with its name'
   expect(again.errors()[0]?.message).toBe(failed.errors()[0]?.message);
 });
 
-test('also: R7: rows of a chunk that was made, filled and dropped between two syncs arrive', async () => {
+test('case F34: also: R7: rows of a chunk that was made, filled and dropped between two syncs arrive', async () => {
   await using db = await createDatabase();
   await fillMetrics(db);
   const connection = await connectTo(db);
@@ -85,7 +85,7 @@ function confirmed(db: Database): Promise<string> {
   );
 }
 
-test('R8: a sync confirms the state that it was handed, and nothing more', async () => {
+test('case B9: R8: a sync confirms the state that it was handed, and nothing more', async () => {
   await using db = await createDatabase();
   await fillMetrics(db);
   const connection = await connectTo(db);
@@ -109,7 +109,7 @@ test('R8: a sync confirms the state that it was handed, and nothing more', async
   }
 });
 
-test('R8: on an idle database the position moves on, the sync ends at once, and its copy of the slot with it', async () => {
+test('case C19: R8: on an idle database the position moves on, the sync ends at once, and its copy of the slot with it', async () => {
   await using db = await createDatabase();
   await fillMetrics(db);
   const connection = await connectTo(db);
@@ -172,7 +172,7 @@ test('R9: no state stands inside a transaction, however large', async () => {
   await connection.expectEqual('items');
 });
 
-test('R9: among many transactions states stand at commits, and each is a place to go on from', async () => {
+test('case B10: R9: among many transactions states stand at commits, and each is a place to go on from', async () => {
   await using db = await createDatabase();
   const connection = await syncedItems(db);
   const [transactions, rows] = [110, 1000];

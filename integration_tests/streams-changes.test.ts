@@ -33,7 +33,7 @@ test('partitioned tables are one stream; rows that change partition, and new par
   await connection.expectEqual('parts');
 });
 
-test('each change of a keyed row: insert, update, change of key, delete', async () => {
+test('case E27: each change of a keyed row: insert, update, change of key, delete', async () => {
   await using db = await createDatabase();
   await db.query(`
     CREATE TABLE metrics (time timestamptz NOT NULL, device int NOT NULL, note text, PRIMARY KEY (time, device));
@@ -108,7 +108,7 @@ test('a large value that an update leaves alone is in its record', async () => {
   await connection.expectEqual('keyed', 'whole');
 });
 
-test('a table without a key and with a full identity: an update takes back the old row', async () => {
+test('case E27: a table without a key and with a full identity: an update takes back the old row', async () => {
   await using db = await createDatabase();
   await db.query(`
     CREATE TABLE readings (time timestamptz NOT NULL, device int, note text);
@@ -125,7 +125,7 @@ test('a table without a key and with a full identity: an update takes back the o
   await connection.expectEqual('readings');
 });
 
-test('way 1: rows of chunks that come into being during a sync, and between two', async () => {
+test('case F33: way 1: rows of chunks that come into being during a sync, and between two', async () => {
   await using db = await createDatabase();
   await db.query(`
     CREATE TABLE readings (time timestamptz NOT NULL, device int, note text);

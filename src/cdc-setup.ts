@@ -242,18 +242,15 @@ export async function startPosition(
 ): Promise<StartPosition> {
   const identity = await serverIdentity(client);
   const status = await slotStatus(client, cdc.slot);
+  const publicationOid = (await publicationStatus(client, cdc.publication))?.oid ?? null;
   if (shared !== null) {
-    const reason = cannotGoOn(
-      shared,
-      cdc,
-      identity,
-      status,
-      await currentDatabase(client),
-      await targetLsn(client),
-    );
+    const database = await currentDatabase(client);
+    const now = await targetLsn(client);
+    const reason =
+      cannotGoOn(shared, cdc, identity, status, database, now) ?? madeAgain(shared, publicationOid);
     if (reason === null) {
       await confirmSlot(client, cdc.slot, shared.lsn);
-      return { shared, fresh: false };
+      return { shared: { ...shared, publicationOid }, fresh: false };
     }
     if (!cdc.resyncOnInvalidPosition) throw invalidPosition(reason);
     output.log('WARN', `${reason} Every stream is read again, as configured.`);
@@ -265,6 +262,7 @@ export async function startPosition(
       cursorFloor: shared?.cursorFloor ?? 0,
       slot: cdc.slot,
       publication: cdc.publication,
+      publicationOid,
       settled: false,
       ...identity,
     },
@@ -333,6 +331,12 @@ function cannotGoOn(
     return `The replication slot ${cdc.slot} has moved to ${formatLsn(status.confirmed)}, beyond the state at ${formatLsn(shared.lsn)}.`;
   }
   return null;
+}
+
+/** PostgreSQL up to 17 stops at WAL that is older than its publication; 18 passes over it. */
+function madeAgain(shared: SharedState, oid: number | null): string | null {
+  if (shared.publicationOid === null || shared.publicationOid === oid) return null;
+  return `The publication ${shared.publication} was made again: what was written before that cannot be seen any more.`;
 }
 
 /** What makes a slot unusable, whatever the state; null where nothing does. */

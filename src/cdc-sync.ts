@@ -32,6 +32,8 @@ const ROUND_MS = 60_000;
 /** A STATE in the middle of a long stream: after this many records, or after the configured time. */
 const STATE_RECORDS = 50_000;
 const VISIBLE_WAIT_MS = 60_000;
+/** So often a sync that has read all it knew looks for new chunks and finds some: then it leaves them to the next one. */
+const LAST_LOOKS = 20;
 
 export type CdcContext = LoadContext & {
   readonly main: Client;
@@ -50,6 +52,7 @@ export async function syncChanges(context: CdcContext): Promise<void> {
   const deadline = Date.now() + cdc.initialLoadTimeoutHours * 3_600_000;
   // Before the first record: whatever is emitted without a state of its own, this one tells where to go on from.
   ledger.checkpoint(firstOf(streams));
+  let looks = 0;
   for (;;) {
     const pending = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
     const timeUp = Date.now() > deadline;
@@ -61,13 +64,15 @@ export async function syncChanges(context: CdcContext): Promise<void> {
     const known = streams.some((stream) => hasRowsLeft(context, stream));
     if (known && !timeUp && Date.now() < nextLook && !context.book.unjudged) continue;
     await lookForChunks(context);
+    if (!known) looks += 1;
     nextLook = Date.now() + context.config.timescaledb.chunkDiscoveryIntervalMinutes * 60_000;
     const left = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
-    if (timeUp && left.length > 0) {
+    const over = timeUp || looks >= LAST_LOOKS;
+    if (over && left.length > 0) {
       const names = left.map((stream) => label(stream.name)).join(', ');
       output.log('WARN', `The initial load goes on in the next sync: ${names}.`);
     }
-    if (timeUp || (left.length === 0 && !routing.foundUnread)) break;
+    if (over || (left.length === 0 && !routing.foundUnread)) break;
   }
 }
 

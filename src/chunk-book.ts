@@ -179,7 +179,11 @@ export class ChunkBook {
       );
       const open = pending.length > 0 ? reopened(progress) : completed(progress);
       // A split or a merge: what the rows went through in their old chunk and in the new one is replayed.
-      const moved = before !== null && pending.some((chunk) => mayHaveBeenEmitted(before, chunk));
+      // So it is where the hypertable was made anew under its name, or made of a table: what the WAL has of before comes first.
+      const moved =
+        before === null
+          ? ledger.rows(stream) !== undefined
+          : pending.some((chunk) => mayHaveBeenEmitted(before, chunk));
       if (moved) this.drainFirst = true;
       const suspect = (interrupted || moved) && stream.identity.length > 0;
       ledger.setRows(stream, suspect ? replayed(open) : open);

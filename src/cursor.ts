@@ -83,10 +83,15 @@ async function beginPass(
   }
   const byTime = isTimeDimension(stream);
   let upper: string | null = null;
-  for (const chunk of chunks.toReversed()) {
+  /** Where the latest chunk with rows begins: what ends before it cannot hold a greater value. */
+  let latest: bigint | null = null;
+  const own = chunks.filter(({ foreign }) => !foreign).toReversed();
+  const tiered = chunks.filter(({ foreign }) => foreign);
+  for (const chunk of [...own, ...tiered]) {
+    // Others of the same time (space partitions, a second open dimension) can. A tiered chunk's range says nothing.
+    if (latest !== null && chunk.rangeEnd <= latest && !chunk.foreign) continue;
     upper = await maximum(context, stream, chunk, upper);
-    // Chunks are ordered by time: older ones cannot hold a greater value.
-    if (byTime && upper !== null) break;
+    if (byTime && upper !== null) latest ??= chunk.rangeStart;
   }
   return { ...state, upper, progress: startHypertable(hypertable, chunks) };
 }

@@ -8,6 +8,7 @@ import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
 import type { Column, Relation } from './postgres/relations.ts';
 import { CDC_COLUMNS } from './record.ts';
+import { schemaChanges } from './schema-changes.ts';
 import {
   changeRelation,
   hasChanges,
@@ -123,7 +124,8 @@ function planStream(
     const why = cdc ? 'it has no changes in the WAL' : 'it has no cursor';
     warnings.push(`${label(name)} is read in full: ${why}.`);
   }
-  const selected = propertiesOf(configured);
+  const selected = new Set(Object.keys(propertiesOf(configured)));
+  warnings.push(...schemaChanges(label(name), propertiesOf(configured), relation, source));
   if (mode === 'cursor') refuseUnknownCursor(relation, cursorField);
   const stream: SyncStream = {
     name,
@@ -208,9 +210,9 @@ function cursorOf(configured: ConfiguredStream, hypertable: Hypertable | null): 
   return hypertable?.dimensions.find((dimension) => dimension.kind === 'open')?.column ?? '';
 }
 
-function propertiesOf(configured: ConfiguredStream): ReadonlySet<string> {
+function propertiesOf(configured: ConfiguredStream): Readonly<Record<string, unknown>> {
   const properties = (configured.stream.json_schema as JsonObject | null)?.['properties'];
-  return new Set(Object.keys((properties ?? {}) as object));
+  return (properties ?? {}) as Readonly<Record<string, unknown>>;
 }
 
 /** How messages name a stream. */

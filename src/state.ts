@@ -21,6 +21,8 @@ export type SharedState = {
   readonly cursorFloor: number;
   readonly slot: string;
   readonly publication: string;
+  /** Another one under the same name does not show what was written before it; null in states of before 0.2. */
+  readonly publicationOid: number | null;
   readonly systemIdentifier: string;
   readonly timeline: number;
   /** The sync ended here by itself; false: more records may have left than this state tells of. */
@@ -220,6 +222,7 @@ function parseShared(value: unknown): SharedState | null {
     cursorFloor: int(shared['cursor_floor']),
     slot: text(shared['slot']),
     publication: text(shared['publication']),
+    publicationOid: shared['publication_oid'] == null ? null : int(shared['publication_oid']),
     systemIdentifier: text(shared['system_identifier']),
     timeline: int(shared['timeline']),
     settled: shared['settled'] === true,
@@ -305,6 +308,7 @@ export function serialiseShared(shared: SharedState | null): JsonObject {
     cursor_floor: shared.cursorFloor,
     slot: shared.slot,
     publication: shared.publication,
+    publication_oid: shared.publicationOid,
     system_identifier: shared.systemIdentifier,
     timeline: shared.timeline,
     settled: shared.settled,

@@ -13,6 +13,7 @@ const SHARED: SharedState = {
   cursorFloor: 7,
   slot: 'airbyte_slot',
   publication: 'airbyte_publication',
+  publicationOid: 16_400,
   systemIdentifier: '7300000000000000001',
   timeline: 1,
   settled: true,

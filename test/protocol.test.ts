@@ -23,6 +23,7 @@ const SHARED: SharedState = {
   cursorFloor: 1_700_000_000_000_001,
   slot: 'airbyte_slot',
   publication: 'airbyte_publication',
+  publicationOid: 16_400,
   systemIdentifier: '7300000000000000001',
   timeline: 1,
   settled: false,

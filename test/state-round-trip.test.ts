@@ -87,6 +87,7 @@ const shared: fc.Arbitrary<SharedState> = fc.record(
     cursorFloor: whole,
     slot: name,
     publication: name,
+    publicationOid: fc.option(oid),
     systemIdentifier: name,
     timeline: oid,
     settled: fc.boolean(),

@@ -91,6 +91,7 @@ describe('a state that says something is understood', () => {
       cursorFloor: 1_700_000_000_000_001,
       slot: 'airbyte_slot',
       publication: 'airbyte_publication',
+      publicationOid: null,
       systemIdentifier: '7300000000000000001',
       timeline: 1,
       settled: true,
