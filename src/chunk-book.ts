@@ -9,6 +9,7 @@ import type { Config } from './config.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
 import { awaitWriters, type TableName } from './postgres/publication.ts';
+import { parseVisibility } from './postgres/visibility.ts';
 import {
   chunkDone,
   chunkUndone,
@@ -28,6 +29,11 @@ import {
   chunkPublications,
   listChunks,
 } from './timescaledb/chunks.ts';
+import {
+  isBornCompressed,
+  openToDirectWrites,
+  wasWrittenDirectly,
+} from './timescaledb/direct-writes.ts';
 import type { TimescaleCatalog } from './timescaledb/hypertables.ts';
 
 export class ChunkBook {
@@ -48,6 +54,10 @@ export class ChunkBook {
   #unpublished: ReadonlySet<number> = new Set();
   /** Those of them that this sync has read. */
   readonly #readInVain = new Set<number>();
+  /** What the reads of this sync saw, by chunk OID. */
+  readonly #seen = new Map<number, string>();
+  /** OIDs of hypertables into which rows can be written that no change tells of; null until they are looked for. */
+  #openToDirectWrites: ReadonlySet<number> | null = null;
   /** By stream: ids of chunks that did not exist at the last look are greater. */
   readonly #newest = new Map<string, number>();
 
@@ -92,7 +102,8 @@ export class ChunkBook {
    * A chunk was read. True where that does not count: it is not published, so what happens to it from now on is seen only
    * by reading it again.
    */
-  readonly readInVain = (chunk: Chunk): boolean => {
+  readonly readInVain = (chunk: Chunk, visibility: string): boolean => {
+    this.#seen.set(chunk.oid, visibility);
     if (!this.#unpublished.has(chunk.oid)) return false;
     this.#readInVain.add(chunk.oid);
     return true;
@@ -160,8 +171,9 @@ export class ChunkBook {
     for (const stream of this.#streams.values()) {
       const chunks = this.of(stream);
       const before = progressOf(ledger, stream);
-      const start =
+      const known =
         before === null ? startHypertable(hypertableOf(stream), chunks) : rebased(before, chunks);
+      const start = await this.#withoutDirectWrites(stream, known);
       // Ids that the state knew nothing of are greater than what it knew.
       const newFrom = before?.complete === true ? before.chunkIdMax : Infinity;
       const progress = chunks.reduce(
@@ -190,6 +202,34 @@ export class ChunkBook {
     }
   }
 
+  /** Chunks that were written to directly since they were looked at are to be read again. */
+  async #withoutDirectWrites(
+    stream: SyncStream,
+    progress: HypertableProgress,
+  ): Promise<HypertableProgress> {
+    const { id, compression } = hypertableOf(stream);
+    if (this.#catalog === null || !compression) return { ...progress, judged: null };
+    this.#openToDirectWrites ??= await openToDirectWrites(this.#client, this.#catalog, [
+      ...[...this.#streams.values()].map(({ relation }) => relation.oid),
+    ]);
+    if (!this.#openToDirectWrites.has(stream.relation.oid)) return { ...progress, judged: null };
+    const { rows } = await this.#client.query<{ now: string }>(
+      'SELECT pg_catalog.pg_current_snapshot()::text AS now',
+    );
+    let next = { ...progress, judged: rows[0]?.now ?? null };
+    for (const chunk of this.#chunks.filter(({ hypertableId }) => hypertableId === id)) {
+      const since = this.#seen.get(chunk.oid) ?? progress.judged;
+      if (since === null || !isDone(progress, chunk)) continue;
+      if (!(await wasWrittenDirectly(this.#client, chunk, parseVisibility(since)))) continue;
+      this.#output.log(
+        'WARN',
+        `${label(stream.name)}: rows were written to the chunk ${chunk.name} directly in compressed form, which the WAL does not show. It is read again, so rows without a key come twice. A row trigger on the hypertable prevents such writes: see check.`,
+      );
+      next = { ...chunkUndone(next, chunk), judged: next.judged };
+    }
+    return next;
+  }
+
   #judge(
     progress: HypertableProgress,
     chunk: Chunk,
@@ -202,7 +242,9 @@ export class ChunkBook {
       return this.#unpublished.has(chunk.oid) ? chunkUndone(progress, chunk) : progress;
     }
     // While older chunks are unread a new one may hold rows of theirs (a split), so it is read as well.
-    if (chunk.id > known.newFrom && publication?.sinceBirth === true) {
+    // One that is compressed already, where rows are written directly, may hold more than its changes told of.
+    const told = progress.judged === null || !isBornCompressed(chunk);
+    if (chunk.id > known.newFrom && publication?.sinceBirth === true && told) {
       return chunkDone(progress, chunk, null, chunks);
     }
     return progress;

@@ -34,7 +34,7 @@ export type LoadContext = {
   readonly main: ClientBase;
   readonly readers: ReaderPool;
   /** Chunks whose read does not count, because nobody may publish them: they are read again in each sync. Null: every one counts. */
-  readonly book: { readonly readInVain: (chunk: Chunk) => boolean } | null;
+  readonly book: { readonly readInVain: (chunk: Chunk, visibility: string) => boolean } | null;
   /** Whether xmin tells when a row was written (see `visibilityIsExact`). */
   readonly exactXmin: boolean;
 };
@@ -172,7 +172,7 @@ async function loadChunk(
     return false;
   }
   const seen = stream.mode === 'cdc' ? read.seen : null;
-  if (context.book?.readInVain(chunk) !== true) {
+  if (context.book?.readInVain(chunk, read.seen.visibility) !== true) {
     ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, chunks));
   }
   ledger.checkpoint(stream);

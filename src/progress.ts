@@ -34,6 +34,8 @@ export type HypertableProgress = {
   readonly read: readonly ChunkRange[];
   /** By chunk OID. */
   readonly seen: ReadonlyMap<number, Seen>;
+  /** What the last look at the chunks saw, where rows can be written that no change tells of; else null. */
+  readonly judged: string | null;
 };
 
 export type TableProgress = {
@@ -71,6 +73,7 @@ export function startHypertable(
     covered: [],
     read: [],
     seen: new Map(),
+    judged: null,
   };
 }
 

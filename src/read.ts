@@ -14,6 +14,7 @@ import {
   startPosition,
 } from './cdc-setup.ts';
 import { coverStreams, firstOf, syncChanges } from './cdc-sync.ts';
+import { guards, timescaleFacts } from './check-timescale.ts';
 import { ChunkBook } from './chunk-book.ts';
 import { type Config, unsupportedSettings } from './config.ts';
 import { syncCursor } from './cursor.ts';
@@ -199,6 +200,7 @@ async function syncWithWal(
   await claimSlot(main, cdc.slot);
   await ensurePublication(main, config, cdc, state.shared === null);
   await refuseBareStreams(main, cdc, changing);
+  await warnOfUnseenWrites(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
   const publications = await publicationsInUse(main, cdc);
   const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
@@ -244,6 +246,19 @@ async function syncWithWal(
   // Also where nothing happened: the position moves on, and with it what the server may forget.
   ledger.checkpoint(firstOf(changing), true);
   for (const stream of changing) statuses.complete(stream);
+}
+
+/** What the WAL will not show, and nothing here can tell afterwards: said in each sync, not only where somebody runs check. */
+async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): Promise<void> {
+  const { main, source, output } = base;
+  if (!changing.some(({ hypertable }) => hypertable?.compression === true)) return;
+  const followed = new Set(changing.map(({ relation }) => relation.oid));
+  const facts = await timescaleFacts(main, {
+    ...source,
+    relations: source.relations.filter(({ oid }) => followed.has(oid)),
+  });
+  if (facts === null) return;
+  for (const { sentence } of guards(facts)) output.log('WARN', sentence);
 }
 
 /**

@@ -201,6 +201,8 @@ function parseProgress(value: Record<string, unknown> | null): Progress {
       rangeEnd: bound(arrayOf(triple)[2]),
     })),
     seen,
+    judged:
+      value['judged'] == null ? null : formatVisibility(formed(parseVisibility, value['judged'])),
   };
 }
 
@@ -292,6 +294,7 @@ function serialiseHypertable(progress: HypertableProgress): JsonObject {
       String(rangeEnd),
     ]),
     seen: [...groups.values()].map(({ seen, chunks }) => ({ ...serialiseSeen(seen), chunks })),
+    judged: progress.judged,
   };
 }
 

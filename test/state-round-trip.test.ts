@@ -21,9 +21,11 @@ const bound = fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n });
 const interval = fc.record({ rangeStart: bound, rangeEnd: bound }, { noNullPrototype: true });
 const whole = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
 
+const visibility = fc.constantFrom('5:5:', '5:9:6,7', '12884901888:12884901891:12884901889');
+
 const seen: fc.Arbitrary<Seen> = fc.record(
   {
-    visibility: fc.constantFrom('5:5:', '5:9:6,7', '12884901888:12884901891:12884901889'),
+    visibility,
     until: fc.oneof(lsn, fc.constant(16n as Lsn)),
   },
   { noNullPrototype: true },
@@ -57,6 +59,7 @@ const hypertable: fc.Arbitrary<HypertableProgress> = fc.record(
       { maxLength: 5 },
     ),
     seen: fc.array(fc.tuple(oid, seen), { maxLength: 8 }).map((entries) => new Map(entries)),
+    judged: fc.option(visibility),
   },
   { noNullPrototype: true },
 );
