@@ -92,9 +92,14 @@ const INTERNAL_ERROR = 'XX000';
 
 function undecodable(error: unknown): ConnectorError {
   const text = error instanceof Error ? error.message : String(error);
+  const upgraded = text.startsWith('could not find pg_class entry');
   return new ConnectorError(`The server cannot decode the WAL of the replication slot: ${text}.`, {
     kind: 'config_error',
-    fix: 'Drop the slot, clear the connection and sync again. An upgrade of the TimescaleDB extension can be the cause.',
+    fix: upgraded ? UPGRADED : 'Drop the slot, clear the connection and sync again.',
     cause: error,
   });
 }
+
+/** Seen with a compressed chunk from 2.19, 2.26 and 2.28 to 2.29: the update writes to a catalog table and then drops it. */
+const UPGRADED =
+  'This is what an upgrade of the TimescaleDB extension to 2.29 or later leaves in the WAL where chunks are compressed. What was written since the last sync can only be read from the tables: drop the slot, clear the connection and sync again. For such an upgrade: stop the writers, upgrade, drop the slot and clear the connection; a sync reads everything again.';
