@@ -7,7 +7,7 @@ import { createDatabase, type Database, until } from './database.ts';
 import { expectRefused } from './refusals.ts';
 import type { RunResult } from './run-result.ts';
 import { type Connection, connectTo, lsnOf, nthState, sessions, stopWhen } from './scenario.ts';
-import { startServer, type TimescaleServer } from './server.ts';
+import { startOwnServer } from './server.ts';
 
 /** A hypertable and a table with a first sync behind them; without a key, so that each row counts. */
 async function synced(db: Database): Promise<Connection> {
@@ -81,17 +81,6 @@ test('case C16: a slot dropped while a sync reads its changes would leave a stat
   expectRefused(await connection.attempt(), 'config_error', /slot \w+ does not exist any more/);
 });
 
-/** A server that nobody else uses: the setting is the whole server's. */
-async function ownServer(): Promise<TimescaleServer> {
-  const given = process.env['TIMESCALEDB_URL'];
-  delete process.env['TIMESCALEDB_URL'];
-  try {
-    return await startServer();
-  } finally {
-    if (given !== undefined) process.env['TIMESCALEDB_URL'] = given;
-  }
-}
-
 /** Writes WAL until the server has given up the slot. */
 async function loseSlot(db: Database): Promise<void> {
   await db.query(`ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'`);
@@ -110,7 +99,7 @@ async function loseSlot(db: Database): Promise<void> {
 }
 
 test('case C17: behind a slot whose WAL is gone (max_slot_wal_keep_size) a sync would go on over the gap', async (context) => {
-  const server = await ownServer().catch((error: unknown) => {
+  const server = await startOwnServer().catch((error: unknown) => {
     context.skip(
       `the setting needs a server of its own, and none can be started: ${String(error)}`,
     );

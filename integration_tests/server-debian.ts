@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
-import type { Log, Release, RestartMode, TimescaleServer } from './server.ts';
+import type { Log, Release, RestartMode, Standby, TimescaleServer } from './server.ts';
 
 const POSTGRES_MAJOR: Readonly<Record<Release, number>> = { trixie: 17, sid: 18 };
 
@@ -75,14 +75,20 @@ root=$1 run=$2 bin=$3 settings=$4
 user=$(sed -n 's/^postgres:[^:]*:\\([0-9]*:[0-9]*\\):.*/\\1/p' "$root/etc/passwd")
 inside() { chroot --userspec="$user" --groups="\${user#*:}" "$root" "$@" </dev/null; }
 pg_ctl() { inside "$bin/pg_ctl" "$@" -s -w -t 60 -D "$run/data"; }
-init() {
+folder() {
   exec 8<"$root/srv" && flock 8 || return
   for old in "$root"/srv/tsdb-*; do
     if [ -d "$old" ]; then flock -n "$old" rm -rf "$old"; fi
   done
   mkdir "$root$run" && chown "$user" "$root$run" && exec 9<"$root$run" && flock 9 || return
   exec 8<&-
-  inside "$bin/initdb" -D "$run/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync \\
+}
+copy() {
+  folder && inside "$bin/pg_basebackup" -h 127.0.0.1 -p "$1" -U postgres -D "$run/data" -R -X stream \\
+    -c fast -C -S "standby_$$" && echo 'hot_standby_feedback = on' >>"$root$run/data/postgresql.conf"
+}
+init() {
+  folder && inside "$bin/initdb" -D "$run/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync \\
     >"$root$run/log" && printf '%s\\n' "$settings" >>"$root$run/data/postgresql.conf" &&
     chown "$user" "$root$run/log"
 }
@@ -101,6 +107,8 @@ trap finish EXIT
 while read -r verb argument; do
   case $verb in
     init) init ;;
+    copy) copy "$argument" ;;
+    promote) pg_ctl promote ;;
     start) start "$argument" ;;
     stop) pg_ctl stop -m "$argument" ;;
   esac && echo ok || echo failed
@@ -131,6 +139,25 @@ export async function startOnDebian(release: Release, log: Log): Promise<Timesca
         await keeper.ask(`stop ${mode}`);
         await keeper.ask(`start ${port}`);
       },
+      standby: () => startStandby(root, release, port),
+    };
+  } catch (error) {
+    await keeper.end();
+    throw error;
+  }
+}
+
+/** A hot standby of the server at this port. */
+async function startStandby(root: string, release: Release, primary: number): Promise<Standby> {
+  const run = `/srv/tsdb-${process.pid}-${randomBytes(4).toString('hex')}`;
+  const keeper = new Keeper(root, run, POSTGRES_MAJOR[release]);
+  try {
+    await keeper.ask(`copy ${primary}`);
+    const port = await startOnFreePort(keeper);
+    return {
+      url: `postgres://postgres@127.0.0.1:${port}/postgres`,
+      promote: () => keeper.ask('promote'),
+      stop: () => keeper.end(),
     };
   } catch (error) {
     await keeper.end();

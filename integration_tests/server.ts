@@ -31,7 +31,30 @@ export type TimescaleServer = {
   readonly stop: () => Promise<void>;
   /** Stops the server in this mode and starts it again at the same URL. */
   readonly restart?: (mode: RestartMode) => Promise<void>;
+  /** Starts a hot standby of it. */
+  readonly standby?: () => Promise<Standby>;
 };
+
+export type Standby = {
+  readonly url: string;
+  /** Makes it a primary, on a timeline of its own. */
+  readonly promote: () => Promise<void>;
+  readonly stop: () => Promise<void>;
+};
+
+/**
+ * A server that nobody else uses, whatever is at `TIMESCALEDB_URL`: for settings of the whole server.
+ * @throws Error when none can be started.
+ */
+export async function startOwnServer(release: Release = 'trixie'): Promise<TimescaleServer> {
+  const given = process.env['TIMESCALEDB_URL'];
+  delete process.env['TIMESCALEDB_URL'];
+  try {
+    return await startServer({ release });
+  } finally {
+    if (given !== undefined) process.env['TIMESCALEDB_URL'] = given;
+  }
+}
 
 /**
  * Gives a running TimescaleDB with `wal_level=logical`, by the first way that works: the server

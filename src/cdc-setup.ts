@@ -74,6 +74,25 @@ export async function claimSlot(client: Client, slot: string): Promise<void> {
 const CLAIM_WAIT_MS = 60_000;
 
 /**
+ * What a read has seen decides which changes come after it, and a snapshot taken on a standby does not list the
+ * transactions that are running on the primary: their rows would be taken for seen, and lost.
+ * @throws ConnectorError (config) on a standby.
+ */
+export async function refuseStandby(client: Client): Promise<void> {
+  const { rows } = await client.query<{ standby: boolean }>(
+    'SELECT pg_catalog.pg_is_in_recovery() AS standby',
+  );
+  if (rows[0]?.standby !== true) return;
+  throw new ConnectorError(
+    'The server is a standby, where a snapshot does not tell which transactions are running: changes can be read from a primary only.',
+    {
+      kind: 'config_error',
+      fix: 'Point `host` at the primary, or choose an update method without changes, which reads from a standby as well.',
+    },
+  );
+}
+
+/**
  * Makes sure that the publication exists, before the slot: decoding WAL that is older than a publication it names fails.
  * For that reason the second one, for tables without an identity, is made at the same time although it may stay empty.
  * @param fresh no state came in, so that whatever slot there is will begin after this.

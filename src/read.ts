@@ -11,6 +11,7 @@ import {
   ensurePublication,
   publicationsInUse,
   refuseBareStreams,
+  refuseStandby,
   startPosition,
 } from './cdc-setup.ts';
 import { coverStreams, firstOf, syncChanges } from './cdc-sync.ts';
@@ -197,6 +198,7 @@ async function syncWithWal(
   statuses: Statuses,
 ): Promise<void> {
   const { config, main, source, output } = base;
+  await refuseStandby(main);
   await claimSlot(main, cdc.slot);
   await ensurePublication(main, config, cdc, state.shared === null);
   await refuseBareStreams(main, cdc, changing);
