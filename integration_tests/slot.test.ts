@@ -1,7 +1,14 @@
 /** The slot as PostgreSQL makes it under load: its decoder must know every table that later transactions write to. */
 import { setTimeout as delay } from 'node:timers/promises';
+import type pg from 'pg';
 import { expect, test } from 'vitest';
-import { createSlot, dropSlot } from '../src/postgres/slot.ts';
+import {
+  confirmSlot,
+  createSlot,
+  dropSlot,
+  outliveItsCreation,
+  targetLsn,
+} from '../src/postgres/slot.ts';
 import { createDatabase, type Database } from './database.ts';
 import { DAY_ZERO } from './scenario.ts';
 import { Random } from './writers.ts';
@@ -52,28 +59,41 @@ class ChunkMakers {
   }
 }
 
-test('a slot that is made while chunks are being made can decode what is written to them', async () => {
-  await using db = await createDatabase();
-  await db.query(`
+/** As a fresh start takes over a slot that somebody made by hand. */
+async function takeOver(client: pg.Client, slot: string): Promise<void> {
+  await client.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [slot]);
+  await outliveItsCreation(client, slot, 60);
+  await confirmSlot(client, slot, await targetLsn(client));
+}
+
+test.each([
+  ['made by us', createSlot],
+  ['made by hand a moment before', takeOver],
+])(
+  'a slot that is %s while chunks are made can decode what is written to them',
+  async (_, make) => {
+    await using db = await createDatabase();
+    await db.query(`
     CREATE TABLE others (i int);
     CREATE TABLE metrics (time timestamptz NOT NULL, id int, PRIMARY KEY (time, id));
     SELECT create_hypertable('metrics', 'time', chunk_time_interval => interval '1 hour');
     CREATE PUBLICATION slot_test FOR TABLE others`);
-  const makers = new ChunkMakers(db);
-  const client = await db.client();
-  try {
-    for (let number = 1; number <= SLOTS; number += 1) {
-      await createSlot(client, db.slot, 60);
-      await delay(300);
-      const changes = await db.value<number>(
-        `SELECT count(*)::int FROM pg_logical_slot_get_binary_changes('${db.slot}', NULL, NULL,
+    const makers = new ChunkMakers(db);
+    const client = await db.client();
+    try {
+      for (let number = 1; number <= SLOTS; number += 1) {
+        await make(client, db.slot, 60);
+        await delay(300);
+        const changes = await db.value<number>(
+          `SELECT count(*)::int FROM pg_logical_slot_get_binary_changes('${db.slot}', NULL, NULL,
            'proto_version', '1', 'publication_names', 'slot_test')`,
-      );
-      expect(changes).toBeGreaterThan(0);
-      await dropSlot(client, db.slot);
+        );
+        expect(changes).toBeGreaterThan(0);
+        await dropSlot(client, db.slot);
+      }
+    } finally {
+      await makers.stop();
+      await client.end();
     }
-  } finally {
-    await makers.stop();
-    await client.end();
-  }
-});
+  },
+);

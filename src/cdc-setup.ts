@@ -23,6 +23,7 @@ import {
   confirmSlot,
   createSlot,
   dropSlot,
+  outliveItsCreation,
   serverIdentity,
   type ServerIdentity,
   slotStatus,
@@ -304,6 +305,8 @@ async function freshSlot(
   }
   const unusable = slotProblem(cdc, status, await currentDatabase(client));
   if (unusable === null) {
+    // Whoever made it may have done so just now.
+    await outliveItsCreation(client, cdc.slot, cdc.initialWaitingSeconds);
     const now = await targetLsn(client);
     await confirmSlot(client, cdc.slot, now);
     return now;

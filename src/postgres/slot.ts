@@ -88,8 +88,7 @@ async function behindItsCreation(
   waitSeconds: number,
 ): Promise<Lsn> {
   try {
-    await changeCatalog(client);
-    await awaitTransactions(client, slot, waitSeconds);
+    await outliveItsCreation(client, slot, waitSeconds);
     const { rows } = await client.query<{ lsn: string }>(
       `SELECT end_lsn::text AS lsn
          FROM pg_catalog.pg_replication_slot_advance($1, pg_catalog.pg_current_wal_insert_lsn())`,
@@ -101,6 +100,20 @@ async function behindItsCreation(
     await dropSlot(client, slot).catch(() => undefined);
     throw error;
   }
+}
+
+/**
+ * From the present on, a slot that was made a short while ago can be trusted: see `createSlot`.
+ * @param waitSeconds how long to wait for transactions that are running.
+ * @throws ConnectorError (transient) when those last longer.
+ */
+export async function outliveItsCreation(
+  client: ClientBase,
+  slot: string,
+  waitSeconds: number,
+): Promise<void> {
+  await changeCatalog(client);
+  await awaitTransactions(client, slot, waitSeconds);
 }
 
 /** Any change would do; this one leaves nothing, and every role may make it unless TEMPORARY was taken from PUBLIC. */
