@@ -2,7 +2,7 @@
 import type { Delivery } from './chaos-delivery.ts';
 import { RoundFailure } from './chaos-report.ts';
 import type { Floors } from './chaos-statements.ts';
-import { CHAOS_TABLES, type ChaosTable, moment } from './chaos-tables.ts';
+import { type ChaosTable, chaosTables, moment } from './chaos-tables.ts';
 import { compareWithTable, type Comparison } from './comparison.ts';
 import { type Database, until } from './database.ts';
 import { sessions } from './scenario.ts';
@@ -25,7 +25,7 @@ export async function compareAll(
   const faults: string[] = [];
   const story: string[] = [];
   let [rows, retained] = [0, 0];
-  for (const table of CHAOS_TABLES) {
+  for (const table of await chaosTables(db)) {
     const found = await compare(db, delivery, table, floors, exact);
     rows += found.tableRows;
     retained += found.retained;

@@ -6,6 +6,7 @@ import { type Floors, pickWeighted } from './chaos-statements.ts';
 import {
   CHAOS_TABLES,
   type ChaosTable,
+  DAYS,
   moment,
   ORDERS,
   PARTITION,
@@ -96,6 +97,28 @@ async function mergeNeighbours(context: Context): Promise<string | null> {
   return `${left} and ${right}`;
 }
 
+async function refreshSome({ session, random }: Context): Promise<string> {
+  const from = random.below(DAYS);
+  const [start, end] =
+    random.below(3) === 0
+      ? ['NULL', 'NULL']
+      : [`'${moment(from)}'::timestamptz`, `'${moment(from + 1 + random.below(3))}'::timestamptz`];
+  await session.query(`CALL refresh_continuous_aggregate('hourly', ${start}, ${end})`);
+  return `from ${start} to ${end}`;
+}
+
+async function compressAggregate({ session, random }: Context): Promise<string | null> {
+  const list = await session.query<{ name: string }>(
+    `SELECT format('%I.%I', chunk_schema, chunk_name) AS name FROM timescaledb_information.chunks c
+       JOIN timescaledb_information.continuous_aggregates a
+         ON (a.materialization_hypertable_schema, a.materialization_hypertable_name) = (c.hypertable_schema, c.hypertable_name)`,
+  );
+  if (list.length === 0) return null;
+  const { name } = random.pick(list);
+  await session.query(`SELECT compress_chunk('${name}')`);
+  return name;
+}
+
 /**
  * The new chunk is published with its birth, as an event trigger would do it: what is deleted in one that is not yet
  * published shows nowhere.
@@ -150,6 +173,8 @@ const TASKS: readonly Task[] = [
       tables: HYPERTABLES.filter(({ name }) => name === 'metrics' || name === 'spaced'),
     },
   ),
+  { kind: 'refresh', weight: 5, needs: 'refresh_continuous_aggregate', run: refreshSome },
+  { kind: 'compress aggregate', weight: 1, needs: 'compress_chunk', run: compressAggregate },
   { kind: 'merge chunks', weight: 1, needs: 'merge_chunks', run: mergeNeighbours },
   { kind: 'split chunk', weight: 1, needs: 'split_chunk', run: splitAndPublish },
   { kind: 'drop chunks', weight: 0.5, run: dropOldest },

@@ -9,7 +9,7 @@ import { Maintenance } from './chaos-maintenance.ts';
 import { Network } from './chaos-network.ts';
 import { type Journal, RoundFailure, type Totals } from './chaos-report.ts';
 import type { Floors } from './chaos-statements.ts';
-import { CHAOS_TABLES, createTables } from './chaos-tables.ts';
+import { CHAOS_TABLES, chaosTables, createTables } from './chaos-tables.ts';
 import { ChaosWriters } from './chaos-writers.ts';
 import { configuredCatalog, run } from './connector.ts';
 import { createDatabase, type Database } from './database.ts';
@@ -142,7 +142,7 @@ class Round {
   ): Promise<Round> {
     const config = db.config({ host: '127.0.0.1', port: network.port, ...plan.settings });
     const discovered = (await run('discover', { config })).succeeded().catalog();
-    const names = CHAOS_TABLES.map(({ name }) => name);
+    const names = (await chaosTables(db)).map(({ name }) => name);
     const streams = [...names.slice(plan.shift), ...names.slice(0, plan.shift)];
     const catalog = configuredCatalog(discovered, { streams });
     await writeFile(join(context.folder, 'config.json'), JSON.stringify(config));

@@ -10,12 +10,13 @@ import {
   ORDERS,
   STEP_SECONDS,
   STEPS_A_DAY,
+  type ChaosTable,
   type TableName,
 } from './chaos-tables.ts';
 import type { Random } from './writers.ts';
 
 /** Days before this one are left to retention: nothing is written there any more. */
-export type Floors = Map<TableName, number>;
+export type Floors = Map<ChaosTable['name'], number>;
 
 type Choice = {
   readonly random: Random;

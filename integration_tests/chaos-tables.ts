@@ -6,7 +6,7 @@ export type TableName =
   'metrics' | 'spaced' | 'readings' | 'events' | 'traces' | 'plain' | 'ledger' | 'docs' | 'orders';
 
 export type ChaosTable = {
-  readonly name: TableName;
+  readonly name: TableName | 'hourly';
   readonly hypertable: boolean;
   /** Whether its stream has a key; without one rows may come twice after a crash. */
   readonly keyed: boolean;
@@ -29,6 +29,19 @@ export const CHAOS_TABLES: readonly ChaosTable[] = [
   { name: 'docs', hypertable: false, identity: ['id'], ...KEYED },
   { name: 'orders', hypertable: false, identity: ['id'], ...KEYED },
 ];
+
+/** A continuous aggregate over `metrics`, where this build has them; what the view shows is what is materialized. */
+export const AGGREGATE: ChaosTable = {
+  name: 'hourly',
+  hypertable: false,
+  identity: ['bucket', 'dev'],
+  ...KEYED,
+};
+
+/** What the streams of a round are. */
+export async function chaosTables(db: Database): Promise<readonly ChaosTable[]> {
+  return (await hasCompression(db)) ? [...CHAOS_TABLES, AGGREGATE] : CHAOS_TABLES;
+}
 
 /** Days that have a chunk from the start. */
 export const DAYS = 9;
@@ -106,6 +119,23 @@ export async function createTables(db: Database): Promise<void> {
   for (let first = 0; first < ORDERS; first += PARTITION) await db.query(partition(first));
   if (await hasCompression(db)) await db.query(COMPRESSION);
   await fill(db);
+  if (await hasCompression(db)) await createAggregate(db);
+}
+
+async function createAggregate(db: Database): Promise<void> {
+  await db.query(`
+    CREATE MATERIALIZED VIEW hourly WITH (timescaledb.continuous) AS
+      SELECT time_bucket('1 hour', ts) AS bucket, dev, sum(v) AS total, count(*) AS rows
+        FROM metrics GROUP BY 1, 2 WITH NO DATA`);
+  const table = await db.value<string>(
+    `SELECT format('%I.%I', h.schema_name, h.table_name) FROM _timescaledb_catalog.continuous_agg ca
+       JOIN _timescaledb_catalog.hypertable h ON h.id = ca.mat_hypertable_id WHERE ca.user_view_name = 'hourly'`,
+  );
+  await db.query(`
+    ALTER TABLE ${table} REPLICA IDENTITY FULL;
+    SELECT set_chunk_time_interval('${table}', interval '2 days');
+    ALTER MATERIALIZED VIEW hourly SET (timescaledb.compress)`);
+  await db.query(`CALL refresh_continuous_aggregate('hourly', NULL, NULL)`);
 }
 
 /** A partition of `orders` for the ids from here on. */
