@@ -209,9 +209,11 @@ export class ChunkBook {
   ): Promise<HypertableProgress> {
     const { id, compression } = hypertableOf(stream);
     if (this.#catalog === null || !compression) return { ...progress, judged: null };
-    this.#openToDirectWrites ??= await openToDirectWrites(this.#client, this.#catalog, [
-      ...[...this.#streams.values()].map(({ relation }) => relation.oid),
-    ]);
+    this.#openToDirectWrites ??= await openToDirectWrites(
+      this.#client,
+      this.#catalog,
+      [...this.#streams.values()].map(({ relation }) => relation.oid),
+    );
     if (!this.#openToDirectWrites.has(stream.relation.oid)) return { ...progress, judged: null };
     const { rows } = await this.#client.query<{ now: string }>(
       'SELECT pg_catalog.pg_current_snapshot()::text AS now',

@@ -13,7 +13,11 @@ export type ConnectorErrorDetails = {
   readonly cause?: unknown;
   /** The stream that failed, where it is only one. */
   readonly stream?: { readonly name: string; readonly namespace: string };
+  readonly again?: Again;
 };
+
+/** What passes by itself, so that a sync tries again: 'always', or only where the server was there before. */
+type Again = 'always' | 'once connected';
 
 /** The only error that reaches the user: `message` is the sentence, `fix` what to do about it. */
 export class ConnectorError extends Error {
@@ -21,12 +25,14 @@ export class ConnectorError extends Error {
   readonly kind: FailureKind;
   readonly fix: string | undefined;
   readonly stream: { readonly name: string; readonly namespace: string } | undefined;
+  readonly again: Again | undefined;
 
   constructor(message: string, details: ConnectorErrorDetails) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.kind = details.kind;
     this.fix = details.fix;
     this.stream = details.stream;
+    this.again = details.again;
   }
 
   /** Sentence and way out as the user reads them. */
@@ -35,7 +41,12 @@ export class ConnectorError extends Error {
   }
 }
 
-type Rule = { readonly kind: FailureKind; readonly what: string; readonly fix?: string };
+type Rule = {
+  readonly kind: FailureKind;
+  readonly what: string;
+  readonly fix?: string;
+  readonly again?: Again;
+};
 
 /** SQLSTATE (or its two-letter class) to what it means for a sync: https://www.postgresql.org/docs/current/errcodes-appendix.html */
 const SQLSTATES: Readonly<Record<string, Rule>> = {
@@ -74,7 +85,11 @@ const SQLSTATES: Readonly<Record<string, Rule>> = {
     what: 'A column that the sync needs does not exist any more.',
     fix: 'Refresh the schema of the connection.',
   },
-  '53300': { kind: 'transient_error', what: 'The server has no free connection slot.' },
+  '53300': {
+    kind: 'transient_error',
+    what: 'The server has no free connection slot.',
+    again: 'always',
+  },
   '53400': {
     kind: 'config_error',
     what: 'A limit set on the server was exceeded.',
@@ -98,9 +113,18 @@ const SQLSTATES: Readonly<Record<string, Rule>> = {
   '57': {
     kind: 'transient_error',
     what: 'The server is shutting down, starting up or ended our session.',
+    again: 'always',
   },
-  '40': { kind: 'transient_error', what: 'The server rolled our transaction back.' },
-  '08': { kind: 'transient_error', what: 'The connection to the server broke.' },
+  '40': {
+    kind: 'transient_error',
+    what: 'The server rolled our transaction back.',
+    again: 'always',
+  },
+  '08': {
+    kind: 'transient_error',
+    what: 'The connection to the server broke.',
+    again: 'once connected',
+  },
   '25006': {
     kind: 'config_error',
     what: 'The server is read-only (a standby).',
@@ -119,21 +143,43 @@ const SOCKET_ERRORS: Readonly<Record<string, Rule>> = {
     what: 'The host name cannot be resolved.',
     fix: 'Check `host`.',
   },
-  EAI_AGAIN: { kind: 'transient_error', what: 'The host name cannot be resolved at the moment.' },
+  EAI_AGAIN: {
+    kind: 'transient_error',
+    what: 'The host name cannot be resolved at the moment.',
+    again: 'once connected',
+  },
   ECONNREFUSED: {
     kind: 'transient_error',
     what: 'Nothing accepts connections at this host and port.',
+    again: 'once connected',
     fix: 'Check `host` and `port`, that the server runs, and that it listens on that address.',
   },
   ETIMEDOUT: {
     kind: 'transient_error',
     what: 'The server did not answer in time.',
+    again: 'once connected',
     fix: 'Check `host`, `port`, firewalls and IP allow lists.',
   },
-  EHOSTUNREACH: { kind: 'transient_error', what: 'The host cannot be reached.' },
-  ENETUNREACH: { kind: 'transient_error', what: 'The network cannot be reached.' },
-  ECONNRESET: { kind: 'transient_error', what: 'The connection to the server broke.' },
-  EPIPE: { kind: 'transient_error', what: 'The connection to the server broke.' },
+  EHOSTUNREACH: {
+    kind: 'transient_error',
+    what: 'The host cannot be reached.',
+    again: 'once connected',
+  },
+  ENETUNREACH: {
+    kind: 'transient_error',
+    what: 'The network cannot be reached.',
+    again: 'once connected',
+  },
+  ECONNRESET: {
+    kind: 'transient_error',
+    what: 'The connection to the server broke.',
+    again: 'once connected',
+  },
+  EPIPE: {
+    kind: 'transient_error',
+    what: 'The connection to the server broke.',
+    again: 'once connected',
+  },
 };
 
 /**
@@ -142,10 +188,8 @@ const SOCKET_ERRORS: Readonly<Record<string, Rule>> = {
  */
 export function asConnectorError(error: unknown, doing: string): ConnectorError {
   if (error instanceof ConnectorError) return error;
-  const code = errorCode(error);
   const text = textOf(error);
-  const rule =
-    SOCKET_ERRORS[code] ?? SQLSTATES[code] ?? SQLSTATES[code.slice(0, 2)] ?? uncoded(code, text);
+  const rule = ruleOf(error);
   if (rule === undefined) {
     return new ConnectorError(`Failed while ${doing}: ${text}`, {
       kind: 'system_error',
@@ -156,7 +200,27 @@ export function asConnectorError(error: unknown, doing: string): ConnectorError 
     kind: rule.kind,
     cause: error,
     ...(rule.fix === undefined ? {} : { fix: rule.fix }),
+    ...(rule.again === undefined ? {} : { again: rule.again }),
   });
+}
+
+/**
+ * Whether the same may well succeed in a moment. What we have a sentence of our own for has waited long enough already.
+ * @param connected whether the server was there in this run: where it never was, the address may be wrong.
+ */
+export function passesByItself(error: unknown, connected: boolean): boolean {
+  const again = error instanceof ConnectorError ? error.again : ruleOf(error)?.again;
+  return again === 'always' || (again === 'once connected' && connected);
+}
+
+function ruleOf(error: unknown): Rule | undefined {
+  const code = errorCode(error);
+  return (
+    SOCKET_ERRORS[code] ??
+    SQLSTATES[code] ??
+    SQLSTATES[code.slice(0, 2)] ??
+    uncoded(code, textOf(error))
+  );
 }
 
 /** SQLSTATE or errno code of a thrown value, '' where it has none. */
@@ -189,7 +253,11 @@ function uncoded(code: string, text: string): Rule | undefined {
   if (
     /Connection terminated|Client has encountered a connection error|timeout expired/i.test(text)
   ) {
-    return { kind: 'transient_error', what: 'The connection to the server broke.' };
+    return {
+      kind: 'transient_error',
+      what: 'The connection to the server broke.',
+      again: 'once connected',
+    };
   }
   if (/does not support SSL|self.signed certificate|certificate|SSL/i.test(text)) {
     return {

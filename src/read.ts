@@ -4,6 +4,7 @@
  */
 import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
+import type { ConfiguredStream } from './airbyte/protocol.ts';
 import { ChangeRouting } from './cdc-routing.ts';
 import {
   type CdcConfig,
@@ -37,8 +38,10 @@ import { connect } from './postgres/connection.ts';
 import { publicationStatus, type TableName } from './postgres/publication.ts';
 import { completed, pendingChunks, replayed, startHypertable, startTable } from './progress.ts';
 import { RecordClock } from './record.ts';
+import { withRetries } from './retries.ts';
 import { visibilityIsExact } from './snapshot.ts';
 import { type InputState, parseState, streamKey } from './state.ts';
+import { Statuses } from './statuses.ts';
 import { listChunks } from './timescaledb/chunks.ts';
 import type { ChunkNaming } from './timescaledb/chunk-router.ts';
 
@@ -49,28 +52,79 @@ export type ReadInput = {
   readonly state: unknown;
 };
 
+/** What the attempts of one sync share. */
+type Run = {
+  readonly config: Config;
+  readonly catalog: readonly ConfiguredStream[];
+  readonly state: unknown;
+  readonly output: Output;
+  readonly statuses: Statuses;
+  readonly clock: RecordClock;
+  attempts: number;
+  connected: boolean;
+};
+
 /**
- * Reads every stream of the catalog.
+ * Reads every stream of the catalog. What passes by itself (a broken connection, a restart) is tried again, from the last
+ * STATE on, as the next sync would.
  * @throws ConnectorError after the streams that could be read were read; those that were not have the status INCOMPLETE.
  */
 export async function read(input: ReadInput, output: Output): Promise<void> {
-  const { config } = input;
+  const { config, state } = input;
   refuseUnsupported(config, output);
   const catalog = parseCatalog(input.catalog);
+  const statuses = new Statuses(output);
+  const clock = new RecordClock(0);
+  const run: Run = {
+    config,
+    catalog,
+    state,
+    output,
+    statuses,
+    clock,
+    attempts: 0,
+    connected: false,
+  };
+  try {
+    const plan = await withRetries(
+      output,
+      () => run.connected,
+      () => attempt(run),
+    );
+    refuseMissing(plan, output);
+  } catch (error) {
+    statuses.incomplete();
+    throw error;
+  }
+}
+
+async function attempt(run: Run): Promise<SyncPlan> {
+  const { config, catalog, output, statuses } = run;
+  run.attempts += 1;
   const main = await connect(config, 'system catalog');
+  run.connected = true;
   try {
     const source = await loadSource(main, config);
     const plan = planSync(catalog, source, config);
-    for (const warning of plan.warnings) output.log('WARN', warning);
-    const state = parseState(
-      input.state,
-      plan.streams.map((stream) => stream.name),
-    );
-    await sync(config, main, source, plan, state, output);
-    refuseMissing(plan, output);
+    if (run.attempts === 1) for (const warning of plan.warnings) output.log('WARN', warning);
+    const names = plan.streams.map((stream) => stream.name);
+    const state = withEmitted(parseState(run.state, names), parseState(run.output.states, names));
+    statuses.expect(plan.streams);
+    await sync(run, main, source, plan, state);
+    return plan;
   } finally {
     await main.end().catch(() => undefined);
   }
+}
+
+/** The state that came in, brought up to what an attempt before this one has written. */
+function withEmitted(given: InputState, emitted: InputState): InputState {
+  if (emitted.kind === 'none') return given;
+  return {
+    kind: emitted.kind,
+    shared: emitted.shared,
+    streams: new Map([...given.streams, ...emitted.streams]),
+  };
 }
 
 /** Settings that this version does not have must not be passed over in silence. */
@@ -102,77 +156,30 @@ function refuseMissing(plan: SyncPlan, output: Output): void {
 }
 
 async function sync(
-  config: Config,
+  run: Run,
   main: Client,
   source: SourceModel,
   plan: SyncPlan,
   state: InputState,
-  output: Output,
 ): Promise<void> {
+  const { config, output, statuses, clock } = run;
   const { replication } = config;
   const cdc = replication.method === 'CDC' ? replication : null;
   refuseOtherKind(state, cdc !== null);
-  const statuses = new Statuses(output, plan.streams);
   const readers = new ReaderPool(() => connect(config, 'rows'));
   try {
     const changing = plan.streams.filter((stream) => stream.mode === 'cdc');
-    const base = { config, main, source, output, readers };
+    const base = { config, main, source, output, readers, clock };
     if (cdc !== null && changing.length > 0) {
       await syncWithWal(base, cdc, plan, changing, state, statuses);
     } else {
-      const clock = new RecordClock(0);
       const kind = cdc === null ? 'STREAM' : 'GLOBAL';
       const ledger = new Ledger(output, clock, plan.streams, state.streams, kind, null);
-      const context = { ...base, clock, ledger, book: null, exactXmin: false };
+      const context = { ...base, ledger, book: null, exactXmin: false };
       for (const stream of plan.streams) await readByQuery(context, stream, statuses);
     }
-  } catch (error) {
-    statuses.incomplete();
-    throw error;
   } finally {
     await readers.close();
-  }
-}
-
-/** Statuses in the order that the platform demands: STARTED, RUNNING, and COMPLETE or INCOMPLETE at the very end. */
-class Statuses {
-  readonly #output: Output;
-  readonly #open: Set<SyncStream>;
-  readonly #started = new Set<SyncStream>();
-
-  constructor(output: Output, streams: readonly SyncStream[]) {
-    this.#output = output;
-    this.#open = new Set(streams);
-  }
-
-  started(stream: SyncStream): void {
-    this.#started.add(stream);
-    this.#output.status(stream.name, 'STARTED');
-    const { rowEstimate, byteEstimate } = stream.relation;
-    this.#output.trace({
-      type: 'ESTIMATE',
-      emitted_at: Date.now(),
-      estimate: {
-        ...stream.name,
-        type: 'STREAM',
-        row_estimate: Math.max(0, Math.round(rowEstimate)),
-        byte_estimate: Math.max(0, Math.round(byteEstimate)),
-      },
-    });
-    this.#output.status(stream.name, 'RUNNING');
-  }
-
-  complete(stream: SyncStream): void {
-    this.#open.delete(stream);
-    this.#output.status(stream.name, 'COMPLETE');
-  }
-
-  incomplete(): void {
-    for (const stream of this.#open) {
-      if (!this.#started.has(stream)) this.#output.status(stream.name, 'STARTED');
-      this.#output.status(stream.name, 'INCOMPLETE');
-    }
-    this.#open.clear();
   }
 }
 
@@ -185,7 +192,7 @@ function refuseOtherKind(state: InputState, cdc: boolean): void {
   });
 }
 
-type Base = Omit<LoadContext, 'ledger' | 'clock' | 'book' | 'exactXmin'> & {
+type Base = Omit<LoadContext, 'ledger' | 'book' | 'exactXmin'> & {
   readonly main: Client;
 };
 
@@ -197,7 +204,7 @@ async function syncWithWal(
   state: InputState,
   statuses: Statuses,
 ): Promise<void> {
-  const { config, main, source, output } = base;
+  const { config, main, source, output, clock } = base;
   await refuseStandby(main);
   await claimSlot(main, cdc.slot);
   await ensurePublication(main, config, cdc, state.shared === null);
@@ -207,7 +214,7 @@ async function syncWithWal(
   const publications = await publicationsInUse(main, cdc);
   const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
   const start = await startPosition(main, config, cdc, state.shared, output);
-  const clock = new RecordClock(start.shared.cursorFloor);
+  clock.raise(start.shared.cursorFloor);
   const ledger = new Ledger(
     output,
     clock,
@@ -223,7 +230,7 @@ async function syncWithWal(
   if (interrupted) book.drainFirst = true;
   const { rows } = await main.query<{ now: string }>('SELECT pg_current_snapshot()::text AS now');
   const exactXmin = visibilityIsExact(rows[0]?.now ?? '');
-  const context = { ...base, clock, ledger, book, exactXmin };
+  const context = { ...base, ledger, book, exactXmin };
   const routing = new ChangeRouting(
     main,
     ledger,
@@ -326,6 +333,7 @@ async function readByQuery(
   stream: SyncStream,
   statuses: Statuses,
 ): Promise<void> {
+  if (statuses.isComplete(stream)) return;
   statuses.started(stream);
   if (stream.mode === 'cursor') await syncCursor(context, stream);
   else await refresh(context, stream);

@@ -44,6 +44,11 @@ export class RecordClock {
     this.#cursor = floor;
   }
 
+  /** @param floor tokens are greater than this one from here on. */
+  raise(floor: number): void {
+    this.#cursor = Math.max(this.#cursor, floor);
+  }
+
   /** The last token given out. */
   get cursor(): number {
     return this.#cursor;

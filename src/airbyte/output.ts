@@ -4,7 +4,13 @@
  * back-pressure, through our sockets up to the server, and why no queue can grow.
  */
 import { LineBuffer } from './line-buffer.ts';
-import type { AirbyteMessage, AirbyteTrace, LogLevel, StreamStatus } from './protocol.ts';
+import type {
+  AirbyteMessage,
+  AirbyteState,
+  AirbyteTrace,
+  LogLevel,
+  StreamStatus,
+} from './protocol.ts';
 
 /** Writes all bytes, or throws. */
 export type WriteBytes = (bytes: Uint8Array) => void;
@@ -26,6 +32,9 @@ export class Output {
   readonly #logLevel: number;
   /** Records since the last STATE, over all streams. */
   #sinceState = 0;
+  #statesWritten = 0;
+  /** The last STATE of each stream, or of the whole connection. */
+  readonly #states = new Map<string, AirbyteState>();
 
   constructor(write: WriteBytes, debug: boolean) {
     this.#write = write;
@@ -43,6 +52,16 @@ export class Output {
     return this.#sinceState;
   }
 
+  /** What the platform will hand to the next sync, as far as this one has written it. */
+  get states(): readonly AirbyteState[] {
+    return [...this.#states.values()];
+  }
+
+  /** How many STATE messages there were so far. */
+  get statesWritten(): number {
+    return this.#statesWritten;
+  }
+
   /** Counts from here on; called after a STATE was written. */
   stateWritten(): void {
     this.#sinceState = 0;
@@ -57,6 +76,10 @@ export class Output {
 
   /** One message, written through at once: a reader must not wait for a STATE until the next one fills a buffer. */
   message(message: AirbyteMessage): void {
+    if (message.type === 'STATE') {
+      this.#statesWritten += 1;
+      this.#states.set(stateKey(message.state), message.state);
+    }
     const json = JSON.stringify(message).replace(
       LINE_BREAKERS,
       (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
@@ -84,6 +107,12 @@ export class Output {
       },
     });
   }
+}
+
+function stateKey(state: AirbyteState): string {
+  if (state.type === 'GLOBAL') return 'connection';
+  const { name, namespace } = state.stream.stream_descriptor;
+  return JSON.stringify([namespace, name]);
 }
 
 const LEVELS: readonly LogLevel[] = ['FATAL', 'ERROR', 'WARN', 'INFO', 'DEBUG', 'TRACE'];
