@@ -5,7 +5,13 @@
 import type { Client } from 'pg';
 import { ChangeApplier } from './cdc.ts';
 import type { ChangeRouting } from './cdc-routing.ts';
-import { type CdcConfig, publish, publishedTable, unpublished } from './cdc-setup.ts';
+import {
+  type CdcConfig,
+  publicationsInUse,
+  publish,
+  publishedTable,
+  unpublished,
+} from './cdc-setup.ts';
 import type { ChunkBook } from './chunk-book.ts';
 import { ConnectorError } from './errors.ts';
 import {
@@ -20,7 +26,12 @@ import {
 import { label, type SyncStream } from './plan.ts';
 import type { ChangeReader } from './postgres/changes.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';
-import { awaitWriters, publishedRelations, type TableName } from './postgres/publication.ts';
+import {
+  awaitWriters,
+  publishedRelations,
+  recentlyPublished,
+  type TableName,
+} from './postgres/publication.ts';
 import { listLeaves } from './postgres/relations.ts';
 import { targetLsn } from './postgres/slot.ts';
 import { RowLookup } from './row-lookup.ts';
@@ -226,7 +237,9 @@ export async function coverStreams(
   if (needed.length > 0) throw unpublished(cdc, needed);
   await book.refresh();
   const all = [...added, ...(await book.publishMissing())];
-  await awaitWritersOf(main, all);
+  const recent = await recentlyPublished(main, await publicationsInUse(main, cdc));
+  const tables = streams.map(({ relation }) => relation).filter(({ oid }) => recent.has(oid));
+  await awaitWritersOf(main, [...all, ...tables]);
   return all;
 }
 

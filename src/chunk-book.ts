@@ -8,7 +8,7 @@ import { type CdcConfig, hasIdentity, publish, publicationsInUse } from './cdc-s
 import type { Config } from './config.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
-import { awaitWriters, type TableName } from './postgres/publication.ts';
+import { awaitWriters, recentlyPublished, type TableName } from './postgres/publication.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import {
   chunkDone,
@@ -163,6 +163,8 @@ export class ChunkBook {
     if (this.#streams.size === 0) return;
     const late = new Set(added.map(({ oid }) => oid));
     const publications = await this.#publications(this.#chunks);
+    const inUse = await publicationsInUse(this.#client, this.#cdc);
+    const recent = await recentlyPublished(this.#client, inUse);
     this.#unpublished = new Set(
       this.#chunks
         .filter(({ oid, foreign }) => !foreign && publications.get(oid)?.published !== true)
@@ -183,11 +185,10 @@ export class ChunkBook {
       );
       this.#newest.set(stream.key, progress.chunkIdMax);
       const pending = this.pending(stream, progress);
-      // Published by somebody else, who knows when: their writers have not been awaited yet.
-      const others = start.complete ? pending.filter(({ oid }) => !late.has(oid)) : [];
+      // Published by somebody else, or by a sync that ended before it had awaited their writers.
       await awaitWriters(
         this.#client,
-        others.map(({ oid }) => oid),
+        pending.map(({ oid }) => oid).filter((oid) => recent.has(oid) && !late.has(oid)),
       );
       const open = pending.length > 0 ? reopened(progress) : completed(progress);
       // A split or a merge: what the rows went through in their old chunk and in the new one is replayed.

@@ -187,6 +187,26 @@ async function addOne(client: ClientBase, publication: string, table: TableName)
   );
 }
 
+/**
+ * Members of the publications that transactions older than their membership may still be writing to, whoever added them:
+ * also a sync that was killed while it awaited these writers.
+ */
+export async function recentlyPublished(
+  client: ClientBase,
+  publications: readonly string[],
+): Promise<ReadonlySet<number>> {
+  const { rows } = await client.query<{ oid: string }>(
+    `SELECT m.prrelid::text AS oid
+       FROM pg_catalog.pg_publication_rel m
+       JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid
+      WHERE p.pubname = ANY ($1)
+        AND pg_catalog.age(m.xmin) <= pg_catalog.age(
+              (pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::numeric % 4294967296)::text::xid)`,
+    [publications],
+  );
+  return new Set(rows.map(({ oid }) => Number(oid)));
+}
+
 const WRITER_WAIT_MS = 15 * 60_000;
 
 /**
