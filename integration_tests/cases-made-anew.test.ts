@@ -84,3 +84,25 @@ test('case C21: a publication dropped and made again between two syncs would hid
   expect(result.errors()[0]?.message).toContain('was made again');
   expect(result.records()).toEqual([]);
 });
+
+test('case C21: a table and a chunk taken out of the publication and put back by somebody else would lack what was written meanwhile', async () => {
+  await using db = await createDatabase();
+  await createMetrics(db);
+  await db.query(`CREATE TABLE orders (id int PRIMARY KEY, note text);
+                  INSERT INTO orders SELECT i, 'first' FROM generate_series(1, 50) i`);
+  const connection = await connectTo(db);
+  (await connection.sync()).succeeded();
+  expect((await connection.sync()).succeeded().records()).toEqual([]);
+  const chunk = await db.value<string>(
+    `SELECT c::text FROM show_chunks('metrics') c ORDER BY c LIMIT 1`,
+  );
+  const members = `orders, ${chunk}`;
+  await db.query(`ALTER PUBLICATION ${db.publication} DROP TABLE ${members}`);
+  await db.query(
+    `UPDATE orders SET note = 'meanwhile' WHERE id < 10; UPDATE metrics SET note = 'meanwhile'`,
+  );
+  await db.query(`ALTER PUBLICATION ${db.publication} ADD TABLE ${members}`);
+  (await connection.sync()).succeeded();
+  await connection.expectEqual('orders', 'metrics');
+  expect((await connection.sync()).succeeded().records()).toEqual([]);
+});

@@ -283,6 +283,7 @@ export async function startPosition(
       slot: cdc.slot,
       publication: cdc.publication,
       publicationOid,
+      publicationsSeen: null,
       settled: false,
       ...identity,
     },

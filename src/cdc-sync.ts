@@ -99,6 +99,7 @@ async function lookForChunks({ main, book, ledger }: CdcContext): Promise<void> 
   await book.refresh();
   const added = await book.publishMissing();
   await awaitWritersOf(main, added);
+  ledger.publicationsSeen(await visibilityNow(main));
   await book.adopt(ledger, added, false);
 }
 
@@ -175,6 +176,14 @@ export function firstOf(streams: readonly SyncStream[]): SyncStream {
   return stream;
 }
 
+/** What a query sees at this moment, as `pg_current_snapshot()` prints it. */
+export async function visibilityNow(client: Client): Promise<string> {
+  const { rows } = await client.query<{ now: string }>(
+    'SELECT pg_catalog.pg_current_snapshot()::text AS now',
+  );
+  return rows[0]?.now ?? '';
+}
+
 /**
  * Waits until everybody sees the transactions that the stream has delivered. A commit that waits for a synchronous
  * standby is in the WAL before it is visible: a chunk read now would lack it, and the stream would not bring it again.
@@ -183,10 +192,7 @@ async function awaitVisible(client: Client, xids: readonly number[]): Promise<vo
   const begun = Date.now();
   let waiting = xids;
   while (waiting.length > 0) {
-    const { rows } = await client.query<{ now: string }>(
-      'SELECT pg_catalog.pg_current_snapshot()::text AS now',
-    );
-    const now = parseVisibility(rows[0]?.now ?? '');
+    const now = parseVisibility(await visibilityNow(client));
     waiting = waiting.filter((xid) => !isVisible(xid, now));
     if (waiting.length === 0) return;
     if (Date.now() - begun > VISIBLE_WAIT_MS) {

@@ -240,7 +240,9 @@ export class ChunkBook {
     publication: ChunkPublication | undefined,
     known: { readonly late: ReadonlySet<number>; readonly newFrom: number },
   ): HypertableProgress {
-    if (known.late.has(chunk.oid)) return chunkUndone(progress, chunk);
+    // A chunk that was published at its birth has its whole life in the stream.
+    const late = known.late.has(chunk.oid) && publication?.sinceBirth !== true;
+    if (late) return chunkUndone(progress, chunk);
     if (isDone(progress, chunk)) {
       return this.#unpublished.has(chunk.oid) ? chunkUndone(progress, chunk) : progress;
     }

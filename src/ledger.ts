@@ -76,6 +76,12 @@ export class Ledger {
     return this.#shared.lsn;
   }
 
+  /** The publications were looked at with this visibility, and what follows from it is in every stream's progress. */
+  publicationsSeen(visibility: string): void {
+    if (this.#shared === null) throw new Error('a sync without CDC has no publications');
+    this.#shared = { ...this.#shared, publicationsSeen: visibility };
+  }
+
   /** The stream has passed `lsn`: visibilities that only mattered before it are forgotten. */
   passed(lsn: Lsn): void {
     if (this.#shared === null) throw new Error('a sync without CDC has no position');

@@ -15,7 +15,7 @@ import {
   refuseStandby,
   startPosition,
 } from './cdc-setup.ts';
-import { coverStreams, firstOf, syncChanges } from './cdc-sync.ts';
+import { coverStreams, firstOf, syncChanges, visibilityNow } from './cdc-sync.ts';
 import { guards, timescaleFacts } from './check-timescale.ts';
 import { ChunkBook } from './chunk-book.ts';
 import { type Config, unsupportedSettings } from './config.ts';
@@ -35,12 +35,13 @@ import {
 import { label, parseCatalog, planSync, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
-import { publicationStatus, type TableName } from './postgres/publication.ts';
+import { publicationStatus, publishedSince, type TableName } from './postgres/publication.ts';
+import { parseVisibility } from './postgres/visibility.ts';
 import { completed, pendingChunks, replayed, startHypertable, startTable } from './progress.ts';
 import { RecordClock } from './record.ts';
 import { withRetries } from './retries.ts';
 import { visibilityIsExact } from './snapshot.ts';
-import { type InputState, parseState, streamKey } from './state.ts';
+import { type InputState, parseState, type SharedState, streamKey } from './state.ts';
 import { Statuses } from './statuses.ts';
 import { listChunks } from './timescaledb/chunks.ts';
 import type { ChunkNaming } from './timescaledb/chunk-router.ts';
@@ -212,7 +213,9 @@ async function syncWithWal(
   await warnOfUnseenWrites(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
   const publications = await publicationsInUse(main, cdc);
-  const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
+  const covered = await coverStreams({ main, config, cdc, book, output }, changing, publications);
+  const added = [...covered, ...(await publishedUnseen(main, cdc, state.shared))];
+  const seen = await visibilityNow(main);
   const start = await startPosition(main, config, cdc, state.shared, output);
   clock.raise(start.shared.cursorFloor);
   const ledger = new Ledger(
@@ -221,15 +224,14 @@ async function syncWithWal(
     plan.streams,
     withoutGaps(state, changing, start.fresh ? null : added, output),
     'GLOBAL',
-    start.shared,
+    { ...start.shared, publicationsSeen: seen },
   );
   const interrupted = !start.fresh && !start.shared.settled;
   await book.adopt(ledger, added, interrupted);
   beginTables(ledger, changing, interrupted);
   // What is replayed comes before the rows: a rewrite may have changed them since, without a change to tell of it.
   if (interrupted) book.drainFirst = true;
-  const { rows } = await main.query<{ now: string }>('SELECT pg_current_snapshot()::text AS now');
-  const exactXmin = visibilityIsExact(rows[0]?.now ?? '');
+  const exactXmin = visibilityIsExact(seen);
   const context = { ...base, ledger, book, exactXmin };
   const routing = new ChangeRouting(
     main,
@@ -268,6 +270,17 @@ async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): 
   });
   if (facts === null) return;
   for (const { sentence } of guards(facts)) output.log('WARN', sentence);
+}
+
+/** What was added to the publications since the state, by whomever: a killed sync of ours, or somebody by hand. */
+async function publishedUnseen(
+  main: Client,
+  cdc: CdcConfig,
+  shared: SharedState | null,
+): Promise<readonly TableName[]> {
+  if (shared?.publicationsSeen == null) return [];
+  const then = parseVisibility(shared.publicationsSeen);
+  return publishedSince(main, await publicationsInUse(main, cdc), then);
 }
 
 /**

@@ -23,6 +23,8 @@ export type SharedState = {
   readonly publication: string;
   /** Another one under the same name does not show what was written before it; null in states of before 0.2. */
   readonly publicationOid: number | null;
+  /** What was visible when the publications were last looked at: members added later hide what was written before them. */
+  readonly publicationsSeen: string | null;
   readonly systemIdentifier: string;
   readonly timeline: number;
   /** The sync ended here by itself; false: more records may have left than this state tells of. */
@@ -225,6 +227,10 @@ function parseShared(value: unknown): SharedState | null {
     slot: text(shared['slot']),
     publication: text(shared['publication']),
     publicationOid: shared['publication_oid'] == null ? null : int(shared['publication_oid']),
+    publicationsSeen:
+      shared['publications_seen'] == null
+        ? null
+        : formatVisibility(formed(parseVisibility, shared['publications_seen'])),
     systemIdentifier: text(shared['system_identifier']),
     timeline: int(shared['timeline']),
     settled: shared['settled'] === true,
@@ -312,6 +318,7 @@ export function serialiseShared(shared: SharedState | null): JsonObject {
     slot: shared.slot,
     publication: shared.publication,
     publication_oid: shared.publicationOid,
+    publications_seen: shared.publicationsSeen,
     system_identifier: shared.systemIdentifier,
     timeline: shared.timeline,
     settled: shared.settled,

@@ -24,6 +24,7 @@ const SHARED: SharedState = {
   slot: 'airbyte_slot',
   publication: 'airbyte_publication',
   publicationOid: 16_400,
+  publicationsSeen: '5:5:',
   systemIdentifier: '7300000000000000001',
   timeline: 1,
   settled: false,

@@ -91,6 +91,7 @@ const shared: fc.Arbitrary<SharedState> = fc.record(
     slot: name,
     publication: name,
     publicationOid: fc.option(oid),
+    publicationsSeen: fc.option(visibility),
     systemIdentifier: name,
     timeline: oid,
     settled: fc.boolean(),

@@ -92,6 +92,7 @@ describe('a state that says something is understood', () => {
       slot: 'airbyte_slot',
       publication: 'airbyte_publication',
       publicationOid: null,
+      publicationsSeen: null,
       systemIdentifier: '7300000000000000001',
       timeline: 1,
       settled: true,

@@ -4,6 +4,7 @@
  */
 import { type ClientBase, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from '../errors.ts';
+import { shortXid, type Visibility } from './visibility.ts';
 
 export type PublicationStatus = {
   readonly oid: number;
@@ -205,6 +206,25 @@ export async function recentlyPublished(
     [publications],
   );
   return new Set(rows.map(({ oid }) => Number(oid)));
+}
+
+/** Members of the publications that were added by transactions which were not visible then. */
+export async function publishedSince(
+  client: ClientBase,
+  publications: readonly string[],
+  then: Visibility,
+): Promise<readonly TableName[]> {
+  const { rows } = await client.query<{ oid: string; schema: string; name: string }>(
+    `SELECT m.prrelid::text AS oid, n.nspname AS schema, c.relname AS name
+       FROM pg_catalog.pg_publication_rel m
+       JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid
+       JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE p.pubname = ANY ($1)
+        AND (pg_catalog.age(m.xmin) BETWEEN 0 AND pg_catalog.age($2::xid) OR m.xmin = ANY ($3::xid[]))`,
+    [publications, shortXid(then.xmax), [...then.running].map(shortXid)],
+  );
+  return rows.map(({ oid, schema, name }) => ({ oid: Number(oid), schema, name }));
 }
 
 const WRITER_WAIT_MS = 15 * 60_000;

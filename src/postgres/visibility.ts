@@ -48,3 +48,8 @@ export function widenXid(xid: number, near: bigint): bigint {
   const delta = BigInt.asIntN(32, BigInt(xid) - near);
   return near + delta;
 }
+
+/** The 32 bits of a transaction's id that rows carry, as SQL reads an xid. */
+export function shortXid(xid: bigint): string {
+  return String(BigInt.asUintN(32, xid));
+}

@@ -4,7 +4,7 @@
  * younger than what was seen of the chunk. A row trigger or a unique index on the hypertable prevents such writes.
  */
 import { type ClientBase, escapeIdentifier as ident } from 'pg';
-import { type Visibility } from '../postgres/visibility.ts';
+import { shortXid, type Visibility } from '../postgres/visibility.ts';
 import type { Chunk } from './chunks.ts';
 import { isAtLeast, type TimescaleCatalog } from './hypertables.ts';
 
@@ -59,8 +59,4 @@ export async function wasWrittenDirectly(
     [shortXid(since.xmax), [...since.running].map(shortXid)],
   );
   return found.rows[0]?.newer === true;
-}
-
-function shortXid(xid: bigint): string {
-  return String(BigInt.asUintN(32, xid));
 }
