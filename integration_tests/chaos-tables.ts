@@ -31,7 +31,7 @@ export const CHAOS_TABLES: readonly ChaosTable[] = [
 ];
 
 /** A continuous aggregate over `metrics`, where this build has them; what the view shows is what is materialized. */
-export const AGGREGATE: ChaosTable = {
+const AGGREGATE: ChaosTable = {
   name: 'hourly',
   hypertable: false,
   identity: ['bucket', 'dev'],

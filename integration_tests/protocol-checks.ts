@@ -2,11 +2,13 @@
  * Everything that Airbyte's platform, its acceptance tests and its clients demand of what a source prints,
  * checked in one pass over the lines of a run.
  */
+import { catalogFaults } from './catalog-checks.ts';
 import { messageFault } from './message-schemas.ts';
 import type { Command, ConfiguredCatalog, Message } from './messages.ts';
 import { RecordChecker } from './record-checks.ts';
 import type { RunResult } from './run-result.ts';
 import { SequenceChecker } from './sequence-checks.ts';
+import { specFaults } from './spec-checks.ts';
 
 /** Where Python's `str.splitlines()` breaks besides at a line's end: some readers use it. */
 // oxlint-disable-next-line no-control-regex -- these are what it looks for
@@ -66,6 +68,7 @@ export class RunChecker {
       this.#report(`${message.type} in ${this.#command}`);
     }
     if (message.type === 'TRACE' && message.trace.type === 'ERROR') this.#errors += 1;
+    for (const content of contentFaults(message)) this.#report(content);
     this.#sequence.see(message);
     if (message.type === 'RECORD') this.#records?.see(line, message);
   }
@@ -102,4 +105,11 @@ export class RunChecker {
     this.#violationCount += 1;
     if (this.#violations.length < REPORTED) this.#violations.push(violation);
   }
+}
+
+/** What Airbyte's acceptance tests find in a specification or a catalog. */
+function contentFaults(message: Message): readonly string[] {
+  if (message.type === 'CATALOG') return catalogFaults(message.catalog);
+  if (message.type !== 'SPEC') return [];
+  return specFaults(message.spec['connectionSpecification'] ?? null);
 }

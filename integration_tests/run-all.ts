@@ -1,10 +1,11 @@
 /**
  * Everything that `npm test` runs, one step after the other; a step that fails does not stop the others.
  *
- *   tsx integration_tests/run-all.ts [--all-servers]
+ *   tsx integration_tests/run-all.ts [--all-servers] [--clients]
  *
  * Integration tests run on PostgreSQL 17 with TimescaleDB 2.19; with `--all-servers`, or where `CI` is set, also on
- * PostgreSQL 18 with TimescaleDB 2.31. The last line of the output counts the tests: `N passed, N failed, N skipped`.
+ * PostgreSQL 18 with TimescaleDB 2.31. With `--clients` Airbyte's own clients in Python follow. The last line of the output
+ * counts the tests: `N passed, N failed, N skipped`.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -16,7 +17,13 @@ import { type Release, startServer, type TimescaleServer } from './server.ts';
 
 const CHECKOUT = fileURLToPath(new URL('..', import.meta.url));
 
-type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
+type Counts = {
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+  /** Why tests were skipped. */
+  readonly note?: string;
+};
 
 type Step = {
   readonly name: string;
@@ -48,9 +55,15 @@ class Runner {
     const report = join(this.#reports, `${this.steps.length}.json`);
     const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
     const ok = await this.#npm(script, ['--', ...reporters], env);
-    const tests = readReport(report);
-    const note = ok ? '' : tests === null ? 'no report' : 'failed';
-    return this.#end(name, started, ok && tests !== null, note, tests ?? NO_TESTS);
+    return this.#endTests(name, started, ok, report);
+  }
+
+  /** Runs Airbyte's clients, which count their tests in the same way. */
+  async clients(): Promise<boolean> {
+    const started = this.#begin('clients');
+    const report = join(this.#reports, `${this.steps.length}.json`);
+    const ok = await this.#npm('clients', ['--', '--report', report]);
+    return this.#endTests('clients', started, ok, report);
   }
 
   /** Runs the integration tests on a server that lives as long as they do. */
@@ -97,6 +110,12 @@ class Runner {
     return ok;
   }
 
+  #endTests(name: string, started: number, ok: boolean, report: string): boolean {
+    const tests = readReport(report);
+    const note = ok ? (tests?.note ?? '') : tests === null ? 'no report' : 'failed';
+    return this.#end(name, started, ok && tests !== null, note, tests ?? NO_TESTS);
+  }
+
   #npm(script: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<boolean> {
     return new Promise((resolve) => {
       const child = spawn('npm', ['run', '--silent', script, ...args], {
@@ -117,21 +136,27 @@ class Runner {
   }
 }
 
+type Report = Readonly<Record<string, number>> & { readonly note?: string };
+
 /** The counts in vitest's json report; null when there is none. */
 function readReport(file: string): Counts | null {
   try {
-    const report = JSON.parse(readFileSync(file, 'utf8')) as Readonly<Record<string, number>>;
+    const report = JSON.parse(readFileSync(file, 'utf8')) as Report;
     return {
       passed: report['numPassedTests'] ?? 0,
       failed: report['numFailedTests'] ?? 0,
       skipped: (report['numPendingTests'] ?? 0) + (report['numTodoTests'] ?? 0),
+      ...(report.note === undefined ? {} : { note: report.note }),
     };
   } catch {
     return null;
   }
 }
 
-async function runSteps(runner: Runner, allServers: boolean): Promise<void> {
+async function runSteps(
+  runner: Runner,
+  { allServers, clients }: { readonly allServers: boolean; readonly clients: boolean },
+): Promise<void> {
   await runner.script('format', 'format');
   await runner.script('lint', 'lint');
   await runner.script('types', 'typecheck');
@@ -145,6 +170,8 @@ async function runSteps(runner: Runner, allServers: boolean): Promise<void> {
     if (built) await runner.onServer(release);
     else runner.skip(`integration, ${release}`, 'nothing was built');
   }
+  if (clients && built) await runner.clients();
+  else if (clients) runner.skip('clients', 'nothing was built');
 }
 
 /** Prints the table of the steps and the last line. Returns the exit code. */
@@ -177,13 +204,18 @@ function print(line: string): void {
   process.stdout.write(`${line}\n`);
 }
 
-const { values } = parseArgs({ options: { 'all-servers': { type: 'boolean' } } });
+const { values } = parseArgs({
+  options: { 'all-servers': { type: 'boolean' }, clients: { type: 'boolean' } },
+});
 const runner = new Runner();
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
     void runner.stop().finally(() => process.exit(128 + constants.signals[signal]));
   });
 }
-await runSteps(runner, values['all-servers'] === true || (process.env['CI'] ?? '') !== '');
+await runSteps(runner, {
+  allServers: values['all-servers'] === true || (process.env['CI'] ?? '') !== '',
+  clients: values.clients === true,
+});
 runner.cleanUp();
 process.exitCode = summarise(runner.steps);

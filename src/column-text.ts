@@ -52,7 +52,7 @@ function isDigit(byte: number | undefined): boolean {
 
 /** Integers of any size and numerics leave as the digits they came as: no double in between. */
 export const encodeDigits: Encode = (out, src, start, end) => {
-  out.length = put(out.bytes, out.length, src, start, end);
+  out.appendBytes(src, start, end);
   return true;
 };
 
@@ -62,7 +62,7 @@ export const encodeDigits: Encode = (out, src, start, end) => {
  */
 export const encodeNumber: Encode = (out, src, start, end) => {
   if (!isDigit(src[src[start] === MINUS ? start + 1 : start])) return false;
-  out.length = put(out.bytes, out.length, src, start, end);
+  out.appendBytes(src, start, end);
   return true;
 };
 
@@ -78,12 +78,10 @@ export const encodeBoolean: Encode = (out, src, start) => {
 
 /** Text that can hold nothing to escape (uuid, bits, network addresses, points ...), between quotes. */
 export const encodePlain: Encode = (out, src, start, end) => {
-  const bytes = out.bytes;
-  let at = out.length;
-  bytes[at++] = QUOTE;
-  at = put(bytes, at, src, start, end);
-  bytes[at++] = QUOTE;
-  out.length = at;
+  const { bytes } = out;
+  bytes[out.length++] = QUOTE;
+  out.appendBytes(src, start, end);
+  bytes[out.length++] = QUOTE;
   return true;
 };
 
@@ -195,6 +193,7 @@ function escapeOf(src: Buffer, i: number): Buffer {
  * one bad byte would make the whole line unreadable.
  */
 export const encodeText: Encode = (out, src, start, end) => {
+  if (plainUntil(src, start, end) === end) return encodePlain(out, src, start, end);
   const bytes = out.bytes;
   let at = out.length;
   bytes[at++] = QUOTE;

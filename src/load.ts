@@ -107,6 +107,8 @@ export async function loadChunks(
   budget: Budget,
 ): Promise<ReadonlySet<number>> {
   const queue = wanted.slice(0, budget.chunks);
+  // One for all: a row is written at once, and only then the next one, of whichever chunk.
+  const encoder = rowEncoder(context, stream, 0);
   const gone = new Set<number>();
   let failed = false;
   const worker = async (): Promise<void> => {
@@ -115,7 +117,8 @@ export async function loadChunks(
       const chunk = ended ? undefined : queue.shift();
       if (chunk === undefined) return;
       try {
-        if (!(await loadChunk(context, stream, chunks, chunk, selection))) gone.add(chunk.oid);
+        if (!(await loadChunk(context, stream, chunks, chunk, selection, encoder)))
+          gone.add(chunk.oid);
       } catch (error) {
         failed = true;
         throw error;
@@ -150,10 +153,10 @@ async function loadChunk(
   chunks: readonly Chunk[],
   chunk: Chunk,
   selection: Selection,
+  encoder: RecordEncoder,
 ): Promise<boolean> {
   const { ledger, output, source } = context;
   if (source.timescale === null) throw new Error('a chunk without TimescaleDB');
-  const encoder = rowEncoder(context, stream, 0);
   const stamp = readStamp(context, stream);
   const checkSql = chunkCheckSql(source.timescale);
   const begun = Date.now();

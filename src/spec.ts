@@ -2,8 +2,10 @@
  * What spec.json accepts as a type, and where a configuration departs from it in words a person can act on.
  * No value of the configuration is ever printed: any of them may be a secret, or hold one.
  */
-import { Ajv, type ErrorObject } from 'ajv';
+import { createRequire } from 'node:module';
+import type * as ajvModule from 'ajv';
 import type { JsonObject, JsonValue } from './airbyte/protocol.ts';
+import { surelyFits } from './schema-fit.ts';
 
 /** A configuration that spec.json accepts; what is accepted and ignored has no place here. */
 export type SavedConfig = {
@@ -87,6 +89,8 @@ export function isJsonObject(value: unknown): value is JsonObject {
  */
 export function departures(value: unknown, schema: JsonObject): readonly string[] {
   const { chosen, unknown } = chooseBranches(value, schema);
+  if (unknown.length === 0 && surelyFits(value, chosen)) return [];
+  const { Ajv }: typeof ajvModule = createRequire(import.meta.url)('ajv');
   // ajv's strict mode refuses Airbyte's own keywords (`order`, `airbyte_secret`); its logger would write
   // to the console, which belongs to the protocol.
   const ajv = new Ajv({ strict: false, allErrors: true, useDefaults: false, logger: false });
@@ -152,7 +156,7 @@ const TYPES: Readonly<Record<string, string>> = {
 };
 
 /** One failure as a clause; its parameters come from the schema, never from the value. */
-function clause(error: ErrorObject): string {
+function clause(error: ajvModule.ErrorObject): string {
   const property = propertyName(error.instancePath);
   const subject = property === '' ? 'it' : `\`${property}\``;
   const limit = String(error.params['limit']);

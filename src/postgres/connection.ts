@@ -4,6 +4,7 @@
  */
 import { Client, type ClientConfig } from 'pg';
 import { asConnectorError, ConnectorError, errorCode } from '../errors.ts';
+import { receivingSocket } from './hot-reader.ts';
 
 export type ConnectionSettings = {
   readonly hosts: readonly string[];
@@ -80,6 +81,7 @@ async function open(
     application_name: `source-timescaledb: ${purpose}`,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     keepAlive: true,
+    stream: receivingSocket,
   });
   // A socket that breaks between two queries reaches us only here; the next query reports it. Without a listener
   // Node would end the process.

@@ -8,6 +8,7 @@
  * https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY
  */
 import type { Client, Connection, Submittable } from 'pg';
+import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
 
 /**
@@ -19,6 +20,7 @@ export type RowHandler = (src: Buffer, start: number, end: number) => undefined 
 const DATA_ROW = 0x44;
 const READY_FOR_QUERY = 0x5a;
 const RECEIVE_BYTES = 256 * 1024;
+const NOTHING = Buffer.alloc(0);
 /** A read smaller than this is worth a pause of a millisecond, in which the kernel gathers more. */
 const SMALL_READ_BYTES = 32 * 1024;
 
@@ -75,13 +77,39 @@ class Exchange implements Submittable {
   }
 }
 
+/** Sockets whose reader copies what it gets before it returns. */
+const copying = new WeakSet<Duplex>();
+const READ_BYTES = 128 * 1024;
+
+/**
+ * A socket for `pg` that reads into one buffer. By itself Node allocates 64 KB for each read, and collecting those takes
+ * longer than a row's encoding. Under TLS `pg` puts a socket of its own around it, which reads as Node's do.
+ */
+export function receivingSocket(): Socket {
+  const onread: OnReadOpts = {
+    buffer: Buffer.allocUnsafeSlow(READ_BYTES),
+    callback: (count, bytes) => {
+      const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, count);
+      socket.emit('data', copying.has(socket) ? chunk : Buffer.from(chunk));
+      return true;
+    },
+  };
+  // Documented for `net.connect`, which hands it on to this constructor.
+  const options: SocketConstructorOpts & { readonly onread: OnReadOpts } = { onread };
+  const socket = new Socket(options);
+  return socket;
+}
+
+/** Receive buffers of sessions that are not reading: a chunk may be smaller than the buffer, and there may be thousands. */
+const spare = new WeakMap<Duplex, Buffer>();
+
 /** Execute: the socket is ours from here to ReadyForQuery. */
 class RowTap {
   readonly exchange: Exchange;
   readonly #onRow: RowHandler;
   #stream: Duplex | undefined;
   #pgListeners: ((chunk: Buffer) => void)[] = [];
-  #buffer: Buffer = Buffer.allocUnsafe(RECEIVE_BYTES);
+  #buffer: Buffer = NOTHING;
   #length = 0;
   #busy = false;
   #restTimer: NodeJS.Timeout | undefined;
@@ -107,8 +135,11 @@ class RowTap {
 
   #take(stream: Duplex): void {
     this.#stream = stream;
+    this.#buffer = spare.get(stream) ?? Buffer.allocUnsafe(RECEIVE_BYTES);
+    spare.delete(stream);
     this.#pgListeners = stream.listeners('data') as ((chunk: Buffer) => void)[];
     stream.removeAllListeners('data');
+    copying.add(stream);
     stream.on('data', this.#onData);
   }
 
@@ -212,8 +243,11 @@ class RowTap {
     this.#stream = undefined;
     clearTimeout(this.#restTimer);
     stream.removeListener('data', this.#onData);
+    copying.delete(stream);
     // What is left of a broken stream may begin within a message: nothing for the parser of `pg`.
     if (this.#failed) return;
+    // What a giant row needed is not kept.
+    if (this.#buffer.length === RECEIVE_BYTES) spare.set(stream, this.#buffer);
     for (const listener of this.#pgListeners) stream.on('data', listener);
     stream.resume();
   }
