@@ -80,7 +80,8 @@ export function markers(facts: TimescaleFacts): readonly Finding[] {
   ];
 }
 
-const GUARD = 'public.source_timescaledb_guard';
+/** The function of the guard triggers: one for all connections. */
+export const GUARD = 'public.source_timescaledb_guard';
 
 /** Whole batches are deleted, and rows written straight into the columnstore, without a trace in the chunk's changes. */
 export function guards(facts: TimescaleFacts): readonly Finding[] {

@@ -14,6 +14,7 @@ import { discover } from './discover.ts';
 import { asConnectorError, ConnectorError, errorCode, withoutPasswords } from './errors.ts';
 import { connect } from './postgres/connection.ts';
 import { read } from './read.ts';
+import { printSetup } from './setup-sql.ts';
 
 /** Who reads our output has gone: nothing can be said any more, and nothing needs to be. */
 class OutputClosed extends Error {
@@ -47,6 +48,7 @@ type Options = {
   readonly catalog?: string;
   readonly state?: string;
   readonly debug?: boolean;
+  readonly remove?: boolean;
 };
 
 async function configFrom(options: Options): Promise<Config> {
@@ -97,6 +99,11 @@ async function runRead(options: Options, output: Output): Promise<void> {
       ? null
       : await readJsonFile(options.state, 'state');
   await read({ config, catalog, state }, output);
+}
+
+/** For a person with psql, not for the platform: plain text where the other commands print messages. */
+async function runSetupSql(options: Options): Promise<void> {
+  writeOut(Buffer.from(await printSetup(await configFrom(options), options.remove === true)));
 }
 
 /** The end of a failed command: what happened, for the user, as a TRACE. */
@@ -209,5 +216,15 @@ program
   .option('--state <file>', 'the last state of the sync before')
   .option('--debug', 'log more')
   .action((options: Options) => run('reading', options, runRead));
+program
+  .command('setup-sql')
+  .description(
+    'print the SQL that a DBA may run for the configuration; it changes nothing by itself',
+  )
+  .requiredOption(...CONFIG)
+  .option('--remove', 'print the SQL that takes everything away again')
+  .action((options: Options) =>
+    run('printing the setup', options, async (given) => runSetupSql(given)),
+  );
 
 await program.parseAsync();
