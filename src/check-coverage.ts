@@ -64,7 +64,7 @@ SELECT ARRAY (SELECT oid::bigint FROM pg_class
          WHERE e.evtevent = 'ddl_command_end' AND e.evtenabled IN ('O', 'A')
            AND p.prosrc ~* 'alter\\s+publication' ORDER BY e.evtname LIMIT 1) AS "eventTrigger",
        EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.enable_chunk_auto_publication'
-                AND setting = 'on' AND source IN ('configuration file', 'command line')) AS setting`;
+                AND setting = 'on' AND source IN ('configuration file', 'command line', 'database')) AS setting`;
 
 type Details = {
   readonly owned: readonly string[];
@@ -119,8 +119,9 @@ export async function publicationFacts(
 
 function chunkPublisher(status: PublicationStatus | null, details: Details): string | null {
   if (status?.allTables === true) return 'the publication, which holds every table';
-  if (details.eventTrigger !== null) return `the event trigger "${details.eventTrigger}"`;
-  return details.setting ? 'timescaledb.enable_chunk_auto_publication' : null;
+  // The setting first: an event trigger is not told of the chunks of every hypertable.
+  if (details.setting) return 'timescaledb.enable_chunk_auto_publication';
+  return details.eventTrigger === null ? null : `the event trigger "${details.eventTrigger}"`;
 }
 
 type Parts = {
