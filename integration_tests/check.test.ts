@@ -204,11 +204,11 @@ test('settings that are not there yet are refused, and warned about where they o
   const answer = await checked(db, {
     replication_method: { method: 'Xmin' },
     schemas: ['Nowhere'],
-    timescaledb_max_memory_mb: 100,
+    timescaledb_enable_chunk_caching: false,
   });
   lineAbout(answer.failures, /Xmin is not supported/);
   lineAbout(answer.failures, /schema "Nowhere" does not exist/);
-  lineAbout(answer.warnings, /timescaledb_max_memory_mb/);
+  lineAbout(answer.warnings, /timescaledb_enable_chunk_caching/);
   // Without its tunnel a host is another host: nothing is sent there.
   const tunnelled = await checked(db, {
     port: 1,

@@ -63,6 +63,11 @@ export async function syncChanges(context: CdcContext): Promise<void> {
   const deadline = Date.now() + cdc.initialLoadTimeoutHours * 3_600_000;
   // Before the first record: whatever is emitted without a state of its own, this one tells where to go on from.
   ledger.checkpoint(firstOf(streams));
+  for (const stream of streams) {
+    const rows = ledger.rows(stream);
+    if (rows?.kind !== 'hypertable') continue;
+    output.watcher.left(stream.name, 'chunk', context.book.pending(stream, rows).length);
+  }
   let looks = 0;
   for (;;) {
     const pending = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
@@ -153,7 +158,9 @@ async function drain(context: CdcContext): Promise<void> {
       return due ? checkpoint(end) : undefined;
     },
   });
+  const start = ledger.position;
   while (ledger.position < target) {
+    output.watcher.changes(Number(ledger.position - start) / Number(target - start));
     applier.begin();
     const begun = Date.now();
     const from = ledger.position;

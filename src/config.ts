@@ -283,7 +283,6 @@ export function unsupportedSettings(config: Config): readonly UnsupportedSetting
     timescaledb.chunkCacheTtlMinutes !== TUNING.chunkCacheTtlMinutes,
     'timescaledb_chunk_cache_ttl_minutes',
   );
-  warn(timescaledb.maxMemoryMb !== TUNING.maxMemoryMb, 'timescaledb_max_memory_mb');
   warn(timescaledb.recordMetadata, 'timescaledb_record_metadata');
   return found;
 }

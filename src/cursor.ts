@@ -190,6 +190,7 @@ async function passInOrder(
   let rows = 0;
   const source = { ...stream.relation, heap: false, lockable: false };
   const slice = { fromPage: 0, toPage: null, within: null };
+  output.watcher.left(stream.name, 'slice', 1);
   await context.readers.use((client) =>
     readSlice(client, source, slice, selection, 0, null, (src, start, end) => {
       encoder.writeRow(output.buffer, src, start, end, null);
@@ -202,6 +203,7 @@ async function passInOrder(
       return undefined;
     }),
   );
+  output.watcher.done(stream.name, rows);
 }
 
 /** The text of a row's last column, which is not NULL. */

@@ -107,6 +107,7 @@ export async function loadChunks(
   budget: Budget,
 ): Promise<ReadonlySet<number>> {
   const queue = wanted.slice(0, budget.chunks);
+  context.output.watcher.left(stream.name, 'chunk', wanted.length);
   // One for all: a row is written at once, and only then the next one, of whichever chunk.
   const encoder = rowEncoder(context, stream, 0);
   const gone = new Set<number>();
@@ -167,6 +168,7 @@ async function loadChunk(
       return undefined;
     }),
   );
+  output.watcher.done(stream.name, read.kind === 'gone' ? 0 : read.rows);
   if (read.kind === 'gone') {
     output.log(
       'INFO',
@@ -248,6 +250,10 @@ async function sliceSources(
   return leaves.map((leaf) => ({ ...leaf, lockable: leaf.kind === 'table' }));
 }
 
+function slicePages({ checkpointTargetIntervalSeconds }: Config): number {
+  return Math.min(MAX_SLICE_PAGES, checkpointTargetIntervalSeconds * PAGES_PER_SECOND);
+}
+
 async function loadSlice(
   context: LoadContext,
   stream: SyncStream,
@@ -262,11 +268,9 @@ async function loadSlice(
   const fromPage = goingOn ? progress.page : 0;
   const sliceable = unit.heap && (!cdc || canSlice(context, stream));
   const pages = sliceable ? await pageCount(context.main, unit.oid) : 0;
-  const size = Math.min(
-    MAX_SLICE_PAGES,
-    context.config.checkpointTargetIntervalSeconds * PAGES_PER_SECOND,
-  );
+  const size = slicePages(context.config);
   const toPage = fromPage + size < pages ? fromPage + size : null;
+  output.watcher.left(stream.name, 'slice', Math.max(1, Math.ceil((pages - fromPage) / size)));
   const filtered = cdc && context.exactXmin;
   const within = filtered ? (progress.seen?.visibility ?? null) : null;
   const first = filtered && progress.seen === null && (toPage !== null || units.length > 1);
@@ -299,6 +303,7 @@ async function loadSlice(
       if (units.length > 1) return { ...progress, relation: unit.oid + 1, filenode: 0, page: 0 };
       throw goneError(stream);
     case 'read': {
+      output.watcher.done(stream.name, read.rows);
       const seen = cdc ? (progress.seen ?? read.seen) : null;
       return toPage === null
         ? { ...progress, seen, relation: unit.oid + 1, filenode: 0, page: 0 }

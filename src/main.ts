@@ -4,16 +4,20 @@
  *
  * Nothing here has to run for correctness: a sync may be killed anywhere. Handlers only make an end readable.
  */
-import { writeSync } from 'node:fs';
+import { createReadStream, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
 import { Command } from 'commander';
 import { Output } from './airbyte/output.ts';
+import type { JsonValue } from './airbyte/protocol.ts';
 import { check } from './check.ts';
 import { type Config, loadSpec, parseConfig, readJsonFile } from './config.ts';
 import { discover } from './discover.ts';
 import { asConnectorError, ConnectorError, errorCode, withoutPasswords } from './errors.ts';
 import { connect } from './postgres/connection.ts';
+import { ProgressBar } from './progress-bar.ts';
 import { read } from './read.ts';
+import { lastState, sampleCatalog, sampleConfig } from './samples.ts';
 import { printSetup } from './setup-sql.ts';
 
 /** Who reads our output has gone: nothing can be said any more, and nothing needs to be. */
@@ -79,19 +83,24 @@ async function runCheck(options: Options, output: Output): Promise<void> {
   });
 }
 
-async function runDiscover(options: Options, output: Output): Promise<void> {
+async function discovered(options: Options): ReturnType<typeof discover> {
   const config = await configFrom(options);
   const client = await connect(config, 'discover');
   try {
-    const { catalog, warnings } = await discover(client, config);
-    for (const warning of warnings) output.log('WARN', warning);
-    output.message({ type: 'CATALOG', catalog });
+    return await discover(client, config);
   } finally {
     await client.end();
   }
 }
 
+async function runDiscover(options: Options, output: Output): Promise<void> {
+  const { catalog, warnings } = await discovered(options);
+  for (const warning of warnings) output.log('WARN', warning);
+  output.message({ type: 'CATALOG', catalog });
+}
+
 async function runRead(options: Options, output: Output): Promise<void> {
+  refuseSockets();
   const config = await configFrom(options);
   const catalog = await readJsonFile(options.catalog ?? '', 'catalog');
   const state =
@@ -130,13 +139,16 @@ async function run(
   command: (options: Options, output: Output) => Promise<void>,
 ): Promise<void> {
   const debug = options.debug === true || process.env['LOG_LEVEL']?.toLowerCase() === 'debug';
-  const output = new Output(writeOut, debug);
-  endReadably(output, doing);
+  const bar = command === runRead ? progressBar() : undefined;
+  const output = new Output(writeOut, debug, bar);
+  bar?.start(() => output.counts);
+  endReadably(output, doing, bar);
   try {
-    refuseSockets();
     await command(options, output);
     output.flush();
+    bar?.end(null);
   } catch (error) {
+    sayFailure(error, doing, bar);
     process.exitCode = 1;
     try {
       output.flush();
@@ -147,8 +159,46 @@ async function run(
   }
 }
 
+/** Only a terminal has one. Lines of records on the same terminal would tear it. */
+function progressBar(): ProgressBar | undefined {
+  const { stderr, stdout, env } = process;
+  if (!stderr.isTTY) return undefined;
+  return new ProgressBar({
+    write: (text) => void stderr.write(text),
+    columns: () => stderr.columns,
+    colours: (env['NO_COLOR'] ?? '') === '' && env['TERM'] !== 'dumb',
+    moving: !stdout.isTTY && env['TERM'] !== 'dumb',
+  });
+}
+
+/** For a person whose terminal does not show the TRACE, because stdout goes elsewhere. */
+function sayFailure(error: unknown, doing: string, bar: ProgressBar | undefined): void {
+  if (error instanceof OutputClosed) {
+    bar?.clear();
+    return;
+  }
+  const { userMessage } = asConnectorError(error, doing);
+  if (bar !== undefined) bar.end(userMessage);
+  else if (process.stderr.isTTY && !process.stdout.isTTY) process.stderr.write(`${userMessage}\n`);
+}
+
+async function* linesOf(files: readonly string[]): AsyncGenerator<string> {
+  for (const file of files) yield* createInterface({ input: createReadStream(file) });
+}
+
+/** A command beyond the protocol: its answer is a file for people, its failure a sentence on stderr. */
+async function runForPeople(doing: string, answer: () => Promise<JsonValue>): Promise<void> {
+  try {
+    writeOut(Buffer.from(`${JSON.stringify(await answer(), null, 2)}\n`));
+  } catch (error) {
+    process.exitCode = 1;
+    if (error instanceof OutputClosed) return;
+    process.stderr.write(`${asConnectorError(error, doing).userMessage}\n`);
+  }
+}
+
 /** On a stop signal: say so, then end as the signal would have ended us. */
-function endReadably(output: Output, doing: string): void {
+function endReadably(output: Output, doing: string, bar: ProgressBar | undefined): void {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
       const stopped = new ConnectorError(`Stopped by ${signal} while ${doing}.`, {
@@ -156,6 +206,7 @@ function endReadably(output: Output, doing: string): void {
         fix: 'The next sync goes on from the last STATE.',
       });
       try {
+        sayFailure(stopped, doing, bar);
         output.flush();
         report(stopped, output, doing);
       } finally {
@@ -167,13 +218,13 @@ function endReadably(output: Output, doing: string): void {
   }
 }
 
-/** Records over unix sockets are for connectors of the registry; see the README. */
+/** Records over unix sockets are for connectors of Airbyte's registry. The other commands answer on stdout anyway. */
 function refuseSockets(): void {
   if (process.env['DATA_CHANNEL_MEDIUM']?.toUpperCase() !== 'SOCKET') return;
-  throw new ConnectorError('This connector writes to standard output only.', {
-    kind: 'system_error',
-    fix: 'Set DATA_CHANNEL_MEDIUM to STDIO.',
-  });
+  throw new ConnectorError(
+    'DATA_CHANNEL_MEDIUM=SOCKET is not supported: this connector writes JSON lines to standard output, not to unix sockets.',
+    { kind: 'config_error', fix: 'Set DATA_CHANNEL_MEDIUM to STDIO.' },
+  );
 }
 
 async function version(): Promise<string> {
@@ -182,13 +233,30 @@ async function version(): Promise<string> {
   return number;
 }
 
+const HELP = `
+To begin:
+  $ source-timescaledb sample-config > config.json     then put in your server
+  $ source-timescaledb check --config config.json
+  $ source-timescaledb sample-catalog --config config.json > catalog.json
+  $ source-timescaledb read --config config.json --catalog catalog.json > sync.jsonl
+  $ source-timescaledb last-state sync.jsonl > state.json
+  $ source-timescaledb read --config config.json --catalog catalog.json --state state.json
+
+The commands of the protocol print one JSON message a line on stdout, and nothing else. At a terminal, read shows on
+stderr how far it is; NO_COLOR=1 takes the colours away. LOG_LEVEL=debug is the same as --debug.
+Exit codes: 0, or 1 after a message that says what happened. A failed check is an answer: 0.
+`;
+
 const program = new Command('source-timescaledb')
   .description('Airbyte source connector for TimescaleDB and PostgreSQL')
   .version(await version())
-  .showHelpAfterError();
+  .showHelpAfterError()
+  .helpCommand(false)
+  .addHelpText('after', HELP);
 
 const CONFIG = ['--config <file>', 'the configuration, as `spec` describes it'] as const;
 
+program.commandsGroup('Commands of the Airbyte protocol:');
 program
   .command('spec')
   .description('print the JSON schema of the configuration')
@@ -216,6 +284,7 @@ program
   .option('--state <file>', 'the last state of the sync before')
   .option('--debug', 'log more')
   .action((options: Options) => run('reading', options, runRead));
+program.commandsGroup('Commands beyond it:');
 program
   .command('setup-sql')
   .description(
@@ -225,6 +294,28 @@ program
   .option('--remove', 'print the SQL that takes everything away again')
   .action((options: Options) =>
     run('printing the setup', options, async (given) => runSetupSql(given)),
+  );
+
+program
+  .command('sample-config')
+  .description('print a configuration to fill in')
+  .action(() => runForPeople('printing a sample', () => Promise.resolve(sampleConfig())));
+program
+  .command('sample-catalog')
+  .description('discover, and print a configured catalog for read')
+  .argument('[streams...]', 'name or schema.name of the streams to read; all unless given')
+  .requiredOption(...CONFIG)
+  .action((streams: string[], options: Options) =>
+    runForPeople('listing the streams', async () =>
+      sampleCatalog((await discovered(options)).catalog, streams),
+    ),
+  );
+program
+  .command('last-state')
+  .description('print the state that the next read goes on from')
+  .argument('<files...>', 'what read printed, the oldest first')
+  .action((files: string[]) =>
+    runForPeople('looking for the last state', () => lastState(linesOf(files))),
   );
 
 await program.parseAsync();

@@ -352,7 +352,6 @@ describe('unsupported settings', () => {
     ],
     ['timescaledb_enable_chunk_caching', 'warning', { timescaledb_enable_chunk_caching: false }],
     ['timescaledb_chunk_cache_ttl_minutes', 'warning', { timescaledb_chunk_cache_ttl_minutes: 9 }],
-    ['timescaledb_max_memory_mb', 'warning', { timescaledb_max_memory_mb: 64 }],
     ['timescaledb_record_metadata', 'warning', { timescaledb_record_metadata: true }],
   ];
 

@@ -26,6 +26,22 @@ const KEPT_BYTES = 8 * 1024 * 1024;
 
 type StreamName = { readonly name: string; readonly namespace: string };
 
+/** Who watches a read beside the protocol: a person at a terminal. */
+export type Watcher = {
+  /** So many chunks of a hypertable, or slices of a table, are left to read. */
+  readonly left: (stream: StreamName, unit: 'chunk' | 'slice', count: number) => void;
+  /** One of them was read. */
+  readonly done: (stream: StreamName, rows: number) => void;
+  /** So much of the changes up to now was read: 0 to 1. */
+  readonly changes: (share: number) => void;
+};
+
+const NOBODY: Watcher = {
+  left: () => undefined,
+  done: () => undefined,
+  changes: () => undefined,
+};
+
 export class Output {
   readonly buffer = new LineBuffer(BUFFER_BYTES);
   readonly #write: WriteBytes;
@@ -35,9 +51,12 @@ export class Output {
   #statesWritten = 0;
   /** The last STATE of each stream, or of the whole connection. */
   readonly #states = new Map<string, AirbyteState>();
+  #records = 0;
+  readonly watcher: Watcher;
 
-  constructor(write: WriteBytes, debug: boolean) {
+  constructor(write: WriteBytes, debug: boolean, watcher: Watcher = NOBODY) {
     this.#write = write;
+    this.watcher = watcher;
     this.#logLevel = LEVELS.indexOf(debug ? 'DEBUG' : 'INFO');
   }
 
@@ -64,7 +83,13 @@ export class Output {
 
   /** Counts from here on; called after a STATE was written. */
   stateWritten(): void {
+    this.#records += this.#sinceState;
     this.#sinceState = 0;
+  }
+
+  /** What was written from the beginning. */
+  get counts(): { readonly records: number; readonly states: number } {
+    return { records: this.#records + this.#sinceState, states: this.#statesWritten };
   }
 
   flush(): void {
