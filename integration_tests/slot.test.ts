@@ -62,7 +62,7 @@ class ChunkMakers {
 /** As a fresh start takes over a slot that somebody made by hand. */
 async function takeOver(client: pg.Client, slot: string): Promise<void> {
   await client.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [slot]);
-  await outliveItsCreation(client, slot, 60);
+  expect(await outliveItsCreation(client, 60)).toBe(true);
   await confirmSlot(client, slot, await targetLsn(client));
 }
 

@@ -1,6 +1,7 @@
 /** What `check` asks of the server and of the replication slot. The requirements are pure: facts in, findings out. */
 import { type ClientBase, escapeIdentifier } from 'pg';
-import { type CdcConfig, slotProblem } from './cdc-setup.ts';
+import { slotProblem } from './cdc-position.ts';
+import type { CdcConfig } from './cdc-setup.ts';
 import { failure, type Finding, warning } from './check-finding.ts';
 import type { Config } from './config.ts';
 import { type SlotStatus, slotStatus } from './postgres/slot.ts';

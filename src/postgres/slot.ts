@@ -88,7 +88,7 @@ async function behindItsCreation(
   waitSeconds: number,
 ): Promise<Lsn> {
   try {
-    await outliveItsCreation(client, slot, waitSeconds);
+    if (!(await outliveItsCreation(client, waitSeconds))) throw tooLong(slot, waitSeconds, null);
     const { rows } = await client.query<{ lsn: string }>(
       `SELECT end_lsn::text AS lsn
          FROM pg_catalog.pg_replication_slot_advance($1, pg_catalog.pg_current_wal_insert_lsn())`,
@@ -105,15 +105,14 @@ async function behindItsCreation(
 /**
  * From the present on, a slot that was made a short while ago can be trusted: see `createSlot`.
  * @param waitSeconds how long to wait for transactions that are running.
- * @throws ConnectorError (transient) when those last longer.
+ * @returns false where some last longer.
  */
 export async function outliveItsCreation(
   client: ClientBase,
-  slot: string,
   waitSeconds: number,
-): Promise<void> {
+): Promise<boolean> {
   await changeCatalog(client);
-  await awaitTransactions(client, slot, waitSeconds);
+  return awaitTransactions(client, waitSeconds);
 }
 
 /** Any change would do; this one leaves nothing, and every role may make it unless TEMPORARY was taken from PUBLIC. */
@@ -130,18 +129,14 @@ async function changeCatalog(client: ClientBase): Promise<void> {
 
 const INSUFFICIENT_PRIVILEGE = '42501';
 
-/** Waits until every transaction has ended that is running now. */
-async function awaitTransactions(
-  client: ClientBase,
-  slot: string,
-  waitSeconds: number,
-): Promise<void> {
+/** Waits until every transaction has ended that is running now. @returns false where one lasts longer. */
+async function awaitTransactions(client: ClientBase, waitSeconds: number): Promise<boolean> {
   const deadline = Date.now() + waitSeconds * 1000;
   const start = await currentVisibility(client);
   for (let pause = 5; ; pause = Math.min(pause * 2, 500)) {
     const now = await currentVisibility(client);
-    if (now.xmin >= start.xmax) return;
-    if (Date.now() > deadline) throw tooLong(slot, waitSeconds, null);
+    if (now.xmin >= start.xmax) return true;
+    if (Date.now() > deadline) return false;
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }

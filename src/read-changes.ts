@@ -1,0 +1,178 @@
+/** The story of a CDC sync: publication, slot and position, what the state says of each stream, then rounds until all is read. */
+import type { Client } from 'pg';
+import { startPosition } from './cdc-position.ts';
+import { ChangeRouting } from './cdc-routing.ts';
+import {
+  type CdcConfig,
+  claimSlot,
+  ensurePublication,
+  publicationsInUse,
+  refuseBareStreams,
+  refuseStandby,
+} from './cdc-setup.ts';
+import { coverStreams, firstOf, syncChanges, visibilityNow } from './cdc-sync.ts';
+import { guards, timescaleFacts } from './check-timescale.ts';
+import type { Output } from './airbyte/output.ts';
+import { ChunkBook } from './chunk-book.ts';
+import { Ledger } from './ledger.ts';
+import type { LoadContext } from './load.ts';
+import { label, type SyncPlan, type SyncStream } from './plan.ts';
+import { ChangeReader } from './postgres/changes.ts';
+import { connect } from './postgres/connection.ts';
+import { publicationStatus, publishedSince, type TableName } from './postgres/publication.ts';
+import { parseVisibility } from './postgres/visibility.ts';
+import { replayed, startTable } from './progress.ts';
+import { readByQuery } from './read-query.ts';
+import { visibilityIsExact } from './snapshot.ts';
+import { hypertableOf, type SourceModel } from './source-model.ts';
+import { type InputState, type SharedState, streamKey } from './state.ts';
+import type { Statuses } from './statuses.ts';
+import type { ChunkNaming } from './timescaledb/chunk-router.ts';
+
+/** What a sync has before its streams are looked at. */
+export type Base = Omit<LoadContext, 'ledger' | 'book' | 'exactXmin'> & {
+  readonly main: Client;
+};
+
+export async function syncWithWal(
+  base: Base,
+  cdc: CdcConfig,
+  plan: SyncPlan,
+  changing: readonly SyncStream[],
+  state: InputState,
+  statuses: Statuses,
+): Promise<void> {
+  const { config, main, source, output, clock } = base;
+  await refuseStandby(main);
+  await claimSlot(main, cdc.slot);
+  await ensurePublication(main, config, cdc, state.shared === null);
+  await refuseBareStreams(main, cdc, changing);
+  await warnOfUnseenWrites(base, changing);
+  const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
+  const publications = await publicationsInUse(main, cdc);
+  const covered = await coverStreams({ main, config, cdc, book, output }, changing, publications);
+  const added = [...covered, ...(await publishedUnseen(main, cdc, state.shared))];
+  const seen = await visibilityNow(main);
+  const start = await startPosition(main, config, cdc, state.shared, output);
+  clock.raise(start.shared.cursorFloor);
+  const ledger = new Ledger(
+    output,
+    clock,
+    plan.streams,
+    withoutGaps(state, changing, start.fresh ? null : added, output),
+    'GLOBAL',
+    { ...start.shared, publicationsSeen: seen },
+  );
+  const interrupted = !start.fresh && !start.shared.settled;
+  await book.adopt(ledger, added, interrupted);
+  beginTables(ledger, changing, interrupted);
+  // What is replayed comes before the rows: a rewrite may have changed them since, without a change to tell of it.
+  if (interrupted) book.drainFirst = true;
+  const exactXmin = visibilityIsExact(seen);
+  const context = { ...base, ledger, book, exactXmin };
+  const routing = new ChangeRouting(
+    main,
+    ledger,
+    book,
+    clock,
+    changing,
+    namings(source, state),
+    (await publicationStatus(main, cdc.publication))?.allTables === true,
+    source.types,
+  );
+  const names = await publicationsInUse(main, cdc);
+  const changes = await ChangeReader.open(await connect(config, 'changes'), cdc.slot, names);
+  try {
+    for (const stream of changing) statuses.started(stream);
+    await syncChanges({ ...context, cdc, routing, changes, streams: changing });
+  } finally {
+    await changes.close();
+  }
+  for (const stream of plan.streams) {
+    if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
+  }
+  // Also where nothing happened: the position moves on, and with it what the server may forget.
+  ledger.checkpoint(firstOf(changing), true);
+  for (const stream of changing) statuses.complete(stream);
+}
+
+/** What the WAL will not show, and nothing here can tell afterwards: said in each sync, not only where somebody runs check. */
+async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): Promise<void> {
+  const { main, source, output } = base;
+  if (!changing.some(({ hypertable }) => hypertable?.compression === true)) return;
+  const followed = new Set(changing.map(({ relation }) => relation.oid));
+  const facts = await timescaleFacts(main, {
+    ...source,
+    relations: source.relations.filter(({ oid }) => followed.has(oid)),
+  });
+  if (facts === null) return;
+  for (const { sentence } of guards(facts)) output.log('WARN', sentence);
+}
+
+/** What was added to the publications since the state, by whomever: a killed sync of ours, or somebody by hand. */
+async function publishedUnseen(
+  main: Client,
+  cdc: CdcConfig,
+  shared: SharedState | null,
+): Promise<readonly TableName[]> {
+  if (shared?.publicationsSeen == null) return [];
+  const then = parseVisibility(shared.publicationsSeen);
+  return publishedSince(main, await publicationsInUse(main, cdc), then);
+}
+
+/**
+ * A stream whose own table was not in the publication until now has a gap in its changes: it is read again.
+ * Chunks are judged one by one elsewhere.
+ * @param added tables that were published just now; null: the position begins anew, and every stream that follows it.
+ */
+function withoutGaps(
+  state: InputState,
+  changing: readonly SyncStream[],
+  added: readonly TableName[] | null,
+  output: Output,
+): InputState['streams'] {
+  const late = new Set(added?.map(({ oid }) => oid));
+  const streams = new Map(state.streams);
+  for (const stream of changing) {
+    if (added === null) streams.delete(stream.key);
+    if (stream.hypertable !== null || !late.has(stream.relation.oid)) continue;
+    if (streams.delete(stream.key)) {
+      output.log(
+        'WARN',
+        `${label(stream.name)} was not in the publication any more: it is read again.`,
+      );
+    }
+  }
+  return streams;
+}
+
+/** Every stream has an entry in the first state, so that what is emitted after it is known to have begun. */
+function beginTables(ledger: Ledger, changing: readonly SyncStream[], interrupted: boolean): void {
+  for (const stream of changing) {
+    if (stream.hypertable !== null) continue;
+    const known = ledger.rows(stream);
+    // It may have been a hypertable when the state was made.
+    const rows = known?.kind === 'table' ? known : startTable();
+    const suspect = interrupted && stream.identity.length > 0;
+    ledger.setRows(stream, suspect ? replayed(rows) : rows);
+  }
+}
+
+/** Of the hypertables that exist, and of those that the state remembers. */
+function namings(source: SourceModel, state: InputState): readonly ChunkNaming[] {
+  const present = [...source.hypertables.values()].map((hypertable) => ({
+    hypertableId: hypertable.id,
+    root: hypertable.oid,
+    chunkSchema: hypertable.chunkSchema,
+    chunkPrefix: hypertable.chunkPrefix,
+  }));
+  const remembered = source.relations.flatMap((relation) => {
+    const key = streamKey({ name: relation.name, namespace: relation.schema });
+    const rows = state.streams.get(key)?.progress;
+    if (rows?.kind !== 'hypertable') return [];
+    const { hypertableId, chunkSchema, chunkPrefix } = rows;
+    const root = hypertableOf(relation, source)?.oid ?? relation.oid;
+    return [{ hypertableId, root, chunkSchema, chunkPrefix }];
+  });
+  return [...present, ...remembered];
+}
