@@ -105,7 +105,7 @@ async function lookForChunks({ main, book, ledger }: CdcContext): Promise<void> 
   const added = await book.publishMissing();
   await awaitWritersOf(main, added);
   ledger.publicationsSeen(await visibilityNow(main));
-  await book.adopt(ledger, added, false);
+  await book.adopt(ledger, added, [], false);
 }
 
 async function loadRound(context: CdcContext, pending: readonly SyncStream[]): Promise<void> {

@@ -156,12 +156,19 @@ export class ChunkBook {
    * Brings every stream's progress up to what exists: new chunks that were published since their birth need no read,
    * any other that is not done has to be read.
    * @param added chunks that `publishMissing` has added, and whose writers have ended.
+   * @param unseen chunks that somebody has added since the state, whose writers have not been awaited yet.
    * @param interrupted the sync before ended without its last state.
    */
-  async adopt(ledger: Ledger, added: readonly TableName[], interrupted: boolean): Promise<void> {
+  async adopt(
+    ledger: Ledger,
+    added: readonly TableName[],
+    unseen: readonly TableName[],
+    interrupted: boolean,
+  ): Promise<void> {
     this.unjudged = false;
     if (this.#streams.size === 0) return;
-    const late = new Set(added.map(({ oid }) => oid));
+    const awaited = new Set(added.map(({ oid }) => oid));
+    const late = new Set([...added, ...unseen].map(({ oid }) => oid));
     const publications = await this.#publications(this.#chunks);
     const inUse = await publicationsInUse(this.#client, this.#cdc);
     const recent = await recentlyPublished(this.#client, inUse);
@@ -188,7 +195,7 @@ export class ChunkBook {
       // Published by somebody else, or by a sync that ended before it had awaited their writers.
       await awaitWriters(
         this.#client,
-        pending.map(({ oid }) => oid).filter((oid) => recent.has(oid) && !late.has(oid)),
+        pending.map(({ oid }) => oid).filter((oid) => recent.has(oid) && !awaited.has(oid)),
       );
       const open = pending.length > 0 ? reopened(progress) : completed(progress);
       // A split or a merge: what the rows went through in their old chunk and in the new one is replayed.

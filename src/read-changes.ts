@@ -50,8 +50,8 @@ export async function syncWithWal(
   await warnOfUnseenWrites(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
   const publications = await publicationsInUse(main, cdc);
-  const covered = await coverStreams({ main, config, cdc, book, output }, changing, publications);
-  const added = [...covered, ...(await publishedUnseen(main, cdc, state.shared))];
+  const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
+  const unseen = await publishedUnseen(main, cdc, state.shared);
   const seen = await visibilityNow(main);
   const start = await startPosition(main, config, cdc, state.shared, output);
   clock.raise(start.shared.cursorFloor);
@@ -59,12 +59,12 @@ export async function syncWithWal(
     output,
     clock,
     plan.streams,
-    withoutGaps(state, changing, start.fresh ? null : added, output),
+    withoutGaps(state, changing, start.fresh ? null : [...added, ...unseen], output),
     'GLOBAL',
     { ...start.shared, publicationsSeen: seen },
   );
   const interrupted = !start.fresh && !start.shared.settled;
-  await book.adopt(ledger, added, interrupted);
+  await book.adopt(ledger, added, unseen, interrupted);
   beginTables(ledger, changing, interrupted);
   // What is replayed comes before the rows: a rewrite may have changed them since, without a change to tell of it.
   if (interrupted) book.drainFirst = true;
