@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
 import { run } from './connector.ts';
 import type { ConfiguredCatalog } from './messages.ts';
-import { connection, EMPTY, expectRefused } from './refusals.ts';
+import { connection, expectRefused } from './refusals.ts';
 
 const METHODS: readonly (readonly [string, JsonObject])[] = [
   ['CDC', {}],
@@ -123,14 +123,4 @@ test('files of any name, --debug, and LOG_LEVEL: more is logged, nothing else ch
   // The last one wins, whatever it is called.
   const state = ['--state', '/dev/null'];
   expectRefused(await run('read', { ...files, args: state }), 'config_error', /state file is not/);
-});
-
-test('a read by sockets is refused', async () => {
-  await using it = await connection();
-  const env = { DATA_CHANNEL_MEDIUM: 'SOCKET', DATA_CHANNEL_SOCKET_PATHS: '/tmp/none.sock' };
-  const result = await run('read', { config: it.db.config(), catalog: EMPTY, env });
-  expect(result.exitCode).toBe(1);
-  expect(result.errors()).toMatchObject([
-    { failure_type: 'system_error', message: expect.stringMatching(/STDIO/) as string },
-  ]);
 });

@@ -9,13 +9,19 @@ const DAY = `'${DAY_ZERO}'::timestamptz`;
 const DIRECT = `
   SET timescaledb.enable_direct_compress_insert = on;
   SET timescaledb.enable_direct_compress_copy = on`;
+/** A chunk that is published at its birth would need no read. */
+const PUBLISHED = 'SET timescaledb.enable_chunk_auto_publication = on';
 
 async function skipWithoutDirectWrites(db: Database, context: TestContext): Promise<void> {
   if (!(await hasCompression(db))) context.skip('only the full build compresses');
   const version = await db.value<string>(
     `SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'`,
   );
-  if (!isAtLeast(version, 2, 23)) context.skip('INSERT ... SELECT writes directly from 2.23 on');
+  if (!isAtLeast(version, 2, 25)) {
+    context.skip(
+      'INSERT ... SELECT writes directly from 2.23 on, chunks publish themselves from 2.25 on',
+    );
+  }
 }
 
 async function createMetrics(db: Database): Promise<void> {
@@ -32,6 +38,7 @@ async function writeDirectly(db: Database, day: number, device: number): Promise
   const client = await db.client();
   try {
     await client.query(DIRECT);
+    await client.query(PUBLISHED);
     await client.query(
       `INSERT INTO metrics SELECT ${DAY} + interval '${day} days' + i * interval '1 second', ${device}, i
          FROM generate_series(1, 500) i`,

@@ -82,6 +82,7 @@ async function attempt(run: Run): Promise<SyncPlan> {
     const plan = planSync(catalog, source, config);
     if (run.attempts === 1) for (const warning of plan.warnings) output.log('WARN', warning);
     const names = plan.streams.map((stream) => stream.name);
+    output.log('DEBUG', `Attempt ${run.attempts}: ${names.map((name) => label(name)).join(', ')}.`);
     const state = withEmitted(parseState(run.state, names), parseState(run.output.states, names));
     statuses.expect(plan.streams);
     await sync(run, main, source, plan, state);
