@@ -62,7 +62,10 @@ SELECT ARRAY (SELECT oid::bigint FROM pg_class
                ORDER BY n.nspname) AS schemas,
        (SELECT e.evtname::text FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
          WHERE e.evtevent = 'ddl_command_end' AND e.evtenabled IN ('O', 'A')
-           AND p.prosrc ~* 'alter\\s+publication' ORDER BY e.evtname LIMIT 1) AS "eventTrigger",
+           AND p.prosrc ~* 'alter\\s+publication'
+           -- One that setup-sql made serves its own publication alone.
+           AND (NOT starts_with(e.evtname, 'source_timescaledb_chunks_') OR strpos(p.prosrc, quote_literal($3)) > 0)
+         ORDER BY e.evtname LIMIT 1) AS "eventTrigger",
        EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.enable_chunk_auto_publication'
                 AND setting = 'on' AND source IN ('configuration file', 'command line', 'database')) AS setting`;
 
@@ -89,7 +92,7 @@ export async function publicationFacts(
     .map((relation) => changeRelation(relation, source));
   const oids = relations.map(({ oid }) => oid);
   const ids = relations.flatMap(({ oid }) => source.hypertables.get(oid)?.id ?? []);
-  const { rows } = await client.query<Details>(DETAILS, [oids, status?.oid ?? 0]);
+  const { rows } = await client.query<Details>(DETAILS, [oids, status?.oid ?? 0, cdc.publication]);
   const [details = { owned: [], schemas: [], eventTrigger: null, setting: false }] = rows;
   const owned = new Set(details.owned.map(Number));
   const parts = {

@@ -34,7 +34,15 @@ export function publicationExists(
   return [
     failure(
       `The publication "${facts.name}" does not exist.`,
-      [create, publishSql(facts, facts.streams)].join(' ').trim() + may,
+      [
+        create,
+        publishSql(
+          facts,
+          facts.streams.filter(({ extent }) => extent !== 'all'),
+        ),
+      ]
+        .join(' ')
+        .trim() + may,
     ),
   ];
 }

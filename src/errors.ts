@@ -68,7 +68,7 @@ const SQLSTATES: Readonly<Record<string, Rule>> = {
   '42501': {
     kind: 'config_error',
     what: 'The role lacks a privilege.',
-    fix: 'Grant what the message names, for example GRANT USAGE ON SCHEMA and GRANT SELECT ON the table.',
+    fix: 'Grant what the message names, for example GRANT USAGE ON SCHEMA and GRANT SELECT ON the table, or ALTER ROLE ... REPLICATION for replication slots.',
   },
   '42704': {
     kind: 'config_error',

@@ -111,10 +111,6 @@ async function runRead(options: Options, output: Output): Promise<void> {
 }
 
 /** For a person with psql, not for the platform: plain text where the other commands print messages. */
-async function runSetupSql(options: Options): Promise<void> {
-  writeOut(Buffer.from(await printSetup(await configFrom(options), options.remove === true)));
-}
-
 /** The end of a failed command: what happened, for the user, as a TRACE. */
 function report(error: unknown, output: Output, doing: string): void {
   if (error instanceof OutputClosed) return;
@@ -187,14 +183,18 @@ async function* linesOf(files: readonly string[]): AsyncGenerator<string> {
 }
 
 /** A command beyond the protocol: its answer is a file for people, its failure a sentence on stderr. */
-async function runForPeople(doing: string, answer: () => Promise<JsonValue>): Promise<void> {
+async function runForPeople(doing: string, answer: () => Promise<string>): Promise<void> {
   try {
-    writeOut(Buffer.from(`${JSON.stringify(await answer(), null, 2)}\n`));
+    writeOut(Buffer.from(await answer()));
   } catch (error) {
     process.exitCode = 1;
     if (error instanceof OutputClosed) return;
     process.stderr.write(`${asConnectorError(error, doing).userMessage}\n`);
   }
+}
+
+function asJson(value: JsonValue): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
 }
 
 /** On a stop signal: say so, then end as the signal would have ended us. */
@@ -293,13 +293,15 @@ program
   .requiredOption(...CONFIG)
   .option('--remove', 'print the SQL that takes everything away again')
   .action((options: Options) =>
-    run('printing the setup', options, async (given) => runSetupSql(given)),
+    runForPeople('printing the setup', async () =>
+      printSetup(await configFrom(options), options.remove === true),
+    ),
   );
 
 program
   .command('sample-config')
   .description('print a configuration to fill in')
-  .action(() => runForPeople('printing a sample', () => Promise.resolve(sampleConfig())));
+  .action(() => runForPeople('printing a sample', () => Promise.resolve(asJson(sampleConfig()))));
 program
   .command('sample-catalog')
   .description('discover, and print a configured catalog for read')
@@ -307,7 +309,7 @@ program
   .requiredOption(...CONFIG)
   .action((streams: string[], options: Options) =>
     runForPeople('listing the streams', async () =>
-      sampleCatalog((await discovered(options)).catalog, streams),
+      asJson(sampleCatalog((await discovered(options)).catalog, streams)),
     ),
   );
 program
@@ -315,7 +317,7 @@ program
   .description('print the state that the next read goes on from')
   .argument('<files...>', 'what read printed, the oldest first')
   .action((files: string[]) =>
-    runForPeople('looking for the last state', () => lastState(linesOf(files))),
+    runForPeople('looking for the last state', async () => asJson(await lastState(linesOf(files)))),
   );
 
 await program.parseAsync();

@@ -126,7 +126,11 @@ function refuseMissing(plan: SyncPlan, output: Output): void {
   }
   throw new ConnectorError(
     `${plan.missing.map((stream) => label(stream)).join(', ')} cannot be read: no such table, or no privilege to select from it.`,
-    { kind: 'config_error', fix: 'Refresh the schema of the connection.', stream: first },
+    {
+      kind: 'config_error',
+      fix: 'Grant SELECT on it, or refresh the schema of the connection.',
+      stream: first,
+    },
   );
 }
 
