@@ -136,7 +136,7 @@ describe('streams and columns that are not there', () => {
       {
         failure_type: 'config_error',
         message: expect.stringMatching(
-          /public\.ghost cannot be read.*Refresh the schema/,
+          /public\.ghost cannot be read.*refresh the schema/,
         ) as string,
         stream_descriptor: { name: 'ghost', namespace: 'public' },
       },
