@@ -94,8 +94,11 @@ const ALTERATIONS = [
 
 test.for(ALTERATIONS)(
   '$what between two chunks of a sync, and between two syncs',
-  async ({ alter }) => {
+  async ({ what, alter }, context) => {
     await using db = await createDatabase();
+    if (what.includes('generated') && (await refusesGenerated(db))) {
+      context.skip('PostgreSQL 18 refuses updates of the table then: it is published, and FULL');
+    }
     await fillMetrics(db);
     const connection = await connectTo(db, {}, ONE_BY_ONE);
     const altered = `ALTER TABLE metrics ${alter('first')}; ${changes('changed', 5)}`;
@@ -147,8 +150,31 @@ test.for([
   await expectFirstSync(anew, STREAM);
 });
 
-test('generated columns: not under CDC, since the WAL lacks them; read by queries', async () => {
+/** PostgreSQL 18 refuses to update a published table with REPLICA IDENTITY FULL and generated columns. */
+async function refusesGenerated(db: Database): Promise<boolean> {
+  return db.value<boolean>(`SELECT current_setting('server_version_num')::int >= 180000`);
+}
+
+test('with REPLICA IDENTITY FULL and generated columns, PostgreSQL 18 is handed inserts only: its owner goes on updating', async (context) => {
   await using db = await createDatabase();
+  if (!(await refusesGenerated(db))) context.skip('earlier versions refuse no updates then');
+  await db.query(`
+    CREATE TABLE orders (id int, twice int GENERATED ALWAYS AS (id * 2) STORED, note text);
+    ALTER TABLE orders REPLICA IDENTITY FULL;
+    INSERT INTO orders (id, note) SELECT i, 'initial' FROM generate_series(1, 10) i`);
+  const connection = await connectTo(db);
+  (await connection.sync()).succeeded();
+  await db.query(
+    `UPDATE orders SET note = 'changed' WHERE id = 1; DELETE FROM orders WHERE id = 2`,
+  );
+  await db.query(`INSERT INTO orders (id, note) VALUES (11, 'new')`);
+  const second = (await connection.sync()).succeeded().records();
+  expect(second.map(({ data }) => data['id'])).toEqual([11]);
+});
+
+test('generated columns: not under CDC, since the WAL lacks them; read by queries', async (context) => {
+  await using db = await createDatabase();
+  if (await refusesGenerated(db)) context.skip('PostgreSQL 18 is handed inserts only');
   await db.query(`
     CREATE TABLE metrics (time timestamptz NOT NULL, device int, twice int GENERATED ALWAYS AS (device * 2) STORED, note text);
     SELECT create_hypertable('metrics', 'time', chunk_time_interval => interval '1 day');

@@ -4,6 +4,7 @@
  */
 import { type ClientBase, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from '../errors.ts';
+import { fullIsNoIdentitySql } from './relations.ts';
 import { shortXid, type Visibility } from './visibility.ts';
 
 export type PublicationStatus = {
@@ -87,7 +88,7 @@ export async function publishedWithoutIdentity(
        JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
        LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND i.inhseqno = 1
-      WHERE t.pubname = ANY ($1) AND c.relreplident <> 'f'
+      WHERE t.pubname = ANY ($1) AND (c.relreplident <> 'f' OR ${fullIsNoIdentitySql('c')})
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_index x
                          WHERE x.indrelid = c.oid AND x.indimmediate AND x.indisvalid
                            AND CASE c.relreplident WHEN 'd' THEN x.indisprimary

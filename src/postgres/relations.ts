@@ -103,6 +103,17 @@ const USER_SCHEMA = `(n.nspname !~ '^(pg_|_timescaledb_)'
                           'toolkit_experimental'))`;
 
 /**
+ * SQL over a relation's pg_class row: whether REPLICA IDENTITY FULL is as good as none. From PostgreSQL 18 on the server
+ * refuses to update such a table while it is published, if it has generated columns that the publication leaves out:
+ * https://www.postgresql.org/docs/18/logical-replication-gencols.html
+ */
+export function fullIsNoIdentitySql(relation: string): string {
+  return `(current_setting('server_version_num')::int >= 180000
+           AND EXISTS (SELECT FROM pg_attribute g WHERE g.attrelid = ${relation}.oid
+                        AND g.attgenerated <> '' AND NOT g.attisdropped))`;
+}
+
+/**
  * $1 schemas (empty for all), $2 whether privileges are checked, $3 OIDs to leave out.
  * The leaves carry a partitioned table's statistics: up to PostgreSQL 13 always, and later too until somebody runs
  * ANALYZE on the parent, since autovacuum does not.
@@ -128,7 +139,8 @@ WITH RECURSIVE partition (root, oid) AS (
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 )
 SELECT r.oid::bigint AS oid, r.nspname AS schema, r.relname AS name, r.relkind AS kind,
-       r.relreplident AS identity, r.relpersistence <> 'u' AS logged,
+       CASE WHEN r.relreplident = 'f' AND ${fullIsNoIdentitySql('r')} THEN 'n'
+            ELSE r.relreplident::text END AS identity, r.relpersistence <> 'u' AS logged,
        r.relkind IN ('r', 'm') AND coalesce(am.amname = 'heap', false) AS heap,
        r.relrowsecurity AND row_security_active(r.oid) AS row_security,
        col.columns, r.may_use AND col.selectable AS selectable,
