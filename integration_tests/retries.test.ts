@@ -2,7 +2,15 @@
 import { expect, test } from 'vitest';
 import { Network } from './chaos-network.ts';
 import { createDatabase, type Database, until } from './database.ts';
-import { Connection, connectTo, DAY_ZERO, nthState, sessions, stopWhen } from './scenario.ts';
+import {
+  Connection,
+  connectTo,
+  DAY_ZERO,
+  lsnOf,
+  nthState,
+  sessions,
+  stopWhen,
+} from './scenario.ts';
 import { createRoles } from './roles.ts';
 import { startOwnServer } from './server.ts';
 import { Random } from './writers.ts';
@@ -52,6 +60,25 @@ test('sessions that the server ends while changes are read', async () => {
   const begun = (message: { type: string }): boolean => message.type === 'RECORD';
   const second = await connection.sync(stopWhen(begun, () => endSessions(db)));
   await expectWentOn(connection, second.succeeded().logs());
+});
+
+test('what a sync has written itself is gone on with, but never confirmed', async () => {
+  await using db = await createDatabase();
+  await fill(db);
+  const connection = await connectTo(db);
+  (await connection.sync()).succeeded();
+  const handedIn = lsnOf(connection.destination.state);
+  // A STATE comes behind so many records; the third transaction is still to be read then.
+  for (let value = 1; value <= 3; value += 1) await db.query(`UPDATE metrics SET value = ${value}`);
+  const second = await connection.sync(stopWhen(nthState(2), () => endSessions(db)));
+  await expectWentOn(connection, second.succeeded().logs());
+  expect(lsnOf(connection.destination.state)).not.toBe(handedIn);
+  expect(
+    await db.value(
+      'SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1',
+      [db.slot],
+    ),
+  ).toBe(handedIn);
 });
 
 test('a network that breaks, without CDC: no stream that is complete is read again', async () => {

@@ -31,6 +31,8 @@ export type StartPosition = {
 /**
  * Finds, makes or moves the slot, and gives the position to stream from. The only confirmation of a sync happens here:
  * up to the state that came in. Without one nothing depends on the slot, so an existing one is moved to the present.
+ * @param handedIn the platform has handed the state in. What an attempt before this one has written may not be stored
+ * yet: it is gone on with, but nothing is confirmed.
  * @throws ConnectorError when slot and state do not fit and the user did not ask for a resync.
  */
 export async function startPosition(
@@ -38,6 +40,7 @@ export async function startPosition(
   config: Config,
   cdc: CdcConfig,
   shared: SharedState | null,
+  handedIn: boolean,
   output: Output,
 ): Promise<StartPosition> {
   const identity = await serverIdentity(client);
@@ -49,7 +52,7 @@ export async function startPosition(
     const reason =
       cannotGoOn(shared, cdc, identity, status, database, now) ?? madeAgain(shared, publicationOid);
     if (reason === null) {
-      await confirmSlot(client, cdc.slot, shared.lsn);
+      if (handedIn) await confirmSlot(client, cdc.slot, shared.lsn);
       return { shared: { ...shared, publicationOid }, fresh: false };
     }
     if (!cdc.resyncOnInvalidPosition) throw invalidPosition(reason);

@@ -32,6 +32,8 @@ import type { ChunkNaming } from './timescaledb/chunk-router.ts';
 /** What a sync has before its streams are looked at. */
 export type Base = Omit<LoadContext, 'ledger' | 'book' | 'exactXmin'> & {
   readonly main: Client;
+  /** The state is the platform's, not one that this sync has written. */
+  readonly handedIn: boolean;
 };
 
 export async function syncWithWal(
@@ -53,7 +55,7 @@ export async function syncWithWal(
   const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
   const unseen = await publishedUnseen(main, cdc, state.shared);
   const seen = await visibilityNow(main);
-  const start = await startPosition(main, config, cdc, state.shared, output);
+  const start = await startPosition(main, config, cdc, state.shared, base.handedIn, output);
   clock.raise(start.shared.cursorFloor);
   const ledger = new Ledger(
     output,

@@ -83,9 +83,10 @@ async function attempt(run: Run): Promise<SyncPlan> {
     if (run.attempts === 1) for (const warning of plan.warnings) output.log('WARN', warning);
     const names = plan.streams.map((stream) => stream.name);
     output.log('DEBUG', `Attempt ${run.attempts}: ${names.map((name) => label(name)).join(', ')}.`);
-    const state = withEmitted(parseState(run.state, names), parseState(run.output.states, names));
+    const emitted = parseState(output.states, names);
+    const state = withEmitted(parseState(run.state, names), emitted);
     statuses.expect(plan.streams);
-    await sync(run, main, source, plan, state);
+    await sync(run, main, source, plan, state, emitted.kind === 'none');
     return plan;
   } finally {
     await main.end().catch(() => undefined);
@@ -140,6 +141,7 @@ async function sync(
   source: SourceModel,
   plan: SyncPlan,
   state: InputState,
+  handedIn: boolean,
 ): Promise<void> {
   const { config, output, statuses, clock } = run;
   const { replication } = config;
@@ -148,7 +150,7 @@ async function sync(
   const readers = new ReaderPool(() => connect(config, 'rows'));
   try {
     const changing = plan.streams.filter((stream) => stream.mode === 'cdc');
-    const base = { config, main, source, output, readers, clock };
+    const base = { config, main, source, output, readers, clock, handedIn };
     if (cdc !== null && changing.length > 0) {
       await syncWithWal(base, cdc, plan, changing, state, statuses);
     } else {
