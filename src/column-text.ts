@@ -6,7 +6,7 @@
  * inet, bpchar and xml otherwise) under these session settings: client_encoding UTF8, DateStyle ISO,
  * IntervalStyle postgres, TimeZone UTC, extra_float_digits 1, bytea_output hex.
  */
-import type { LineBuffer } from './airbyte/line-buffer.ts';
+import { type LineBuffer, Piece } from './airbyte/line-buffer.ts';
 
 /**
  * Writes the JSON of one non-null value, given as PostgreSQL's text output (bytes src[start,end) in UTF-8),
@@ -98,19 +98,15 @@ export const encodeBytea: Encode = (out, src, start, end) => {
   return true;
 };
 
-/** 1 for the ASCII bytes that stand for themselves in a JSON string. */
-const PLAIN = new Uint8Array(256).fill(1, SPACE, 0x80);
-PLAIN[QUOTE] = 0;
-PLAIN[BACKSLASH] = 0;
-
 /** JSON's escape of each ASCII character that needs one, as JSON.stringify writes it. */
-const ESCAPES: readonly Buffer[] = Array.from({ length: 0x80 }, (_, code) =>
-  Buffer.from(JSON.stringify(String.fromCharCode(code)).slice(1, -1)),
+const ESCAPES: readonly Piece[] = Array.from(
+  { length: 0x80 },
+  (_, code) => new Piece(JSON.stringify(String.fromCharCode(code)).slice(1, -1)),
 );
-const ESCAPED_NEXT_LINE = Buffer.from('\\u0085');
-const ESCAPED_LINE_SEPARATOR = Buffer.from('\\u2028');
-const ESCAPED_PARAGRAPH_SEPARATOR = Buffer.from('\\u2029');
-const REPLACEMENT = Buffer.from('\ufffd');
+const ESCAPED_NEXT_LINE = new Piece('\\u0085');
+const ESCAPED_LINE_SEPARATOR = new Piece('\\u2028');
+const ESCAPED_PARAGRAPH_SEPARATOR = new Piece('\\u2029');
+const REPLACEMENT = new Piece('\ufffd');
 
 /**
  * Length of the UTF-8 sequence at src[i] (its lead byte is >= 0x80), or, negative, of the ill-formed bytes that one
@@ -157,30 +153,8 @@ function wellFormedUntil(src: Buffer, i: number, end: number): number {
   return i;
 }
 
-/** Four at a time: almost all text is plain, and this halves the scan. */
-function arePlain(a: number, b: number, c: number, d: number): boolean {
-  return (PLAIN[a]! & PLAIN[b]! & PLAIN[c]! & PLAIN[d]!) === 1;
-}
-
-/** Index of the first byte at or behind `i` that cannot stand in a JSON string as it is. */
-function plainUntil(src: Buffer, i: number, end: number): number {
-  const lastFour = end - 4;
-  while (i < end) {
-    const byte = src[i]!;
-    if (PLAIN[byte] === 1) {
-      i++;
-      while (i <= lastFour && arePlain(src[i]!, src[i + 1]!, src[i + 2]!, src[i + 3]!)) i += 4;
-    } else {
-      const next = byte < 0x80 ? i : wellFormedUntil(src, i, end);
-      if (next === i) return i;
-      i = next;
-    }
-  }
-  return end;
-}
-
-/** What stands in JSON for the bytes that stopped `plainUntil`. */
-function escapeOf(src: Buffer, i: number): Buffer {
+/** What stands in JSON for the bytes that stopped `appendPlain`. */
+function escapeOf(src: Buffer, i: number): Piece {
   const byte = src[i]!;
   if (byte < 0x80) return ESCAPES[byte]!;
   if (!isLineEnd(src, i)) return REPLACEMENT;
@@ -193,21 +167,20 @@ function escapeOf(src: Buffer, i: number): Buffer {
  * one bad byte would make the whole line unreadable.
  */
 export const encodeText: Encode = (out, src, start, end) => {
-  if (plainUntil(src, start, end) === end) return encodePlain(out, src, start, end);
-  const bytes = out.bytes;
-  let at = out.length;
-  bytes[at++] = QUOTE;
-  let i = start;
-  for (;;) {
-    const stop = plainUntil(src, i, end);
-    at = put(bytes, at, src, i, stop);
-    if (stop === end) break;
-    const escape = escapeOf(src, stop);
-    at = put(bytes, at, escape, 0, escape.length);
-    i = stop + (src[stop]! < 0x80 ? 1 : Math.abs(sequenceLength(src, stop, end)));
+  out.bytes[out.length++] = QUOTE;
+  let i = out.appendPlain(src, start, end);
+  while (i < end) {
+    const behind = wellFormedUntil(src, i, end);
+    if (behind > i) {
+      out.appendBytes(src, i, behind);
+      i = behind;
+    } else {
+      out.appendPiece(escapeOf(src, i));
+      i += src[i]! < 0x80 ? 1 : Math.abs(sequenceLength(src, i, end));
+    }
+    i = out.appendPlain(src, i, end);
   }
-  bytes[at++] = QUOTE;
-  out.length = at;
+  out.bytes[out.length++] = QUOTE;
   return true;
 };
 
@@ -294,7 +267,7 @@ export const encodeTimestamp: Encode = (out, src, start, end) =>
 
 /** The same with `+00`, which leaves as `Z` before the era. */
 export const encodeTimestampTz: Encode = (out, src, start, end) =>
-  putTimestamp(out, src, start, end, true);
+  out.appendInstant(src, start, end) || putTimestamp(out, src, start, end, true);
 
 function putTimestamp(
   out: LineBuffer,

@@ -15,6 +15,7 @@ import {
   chunkDone,
   completed,
   type HypertableProgress,
+  pendingChunks,
   seenBytes,
   startTable,
   type TableProgress,
@@ -111,6 +112,8 @@ export async function loadChunks(
   // One for all: a row is written at once, and only then the next one, of whichever chunk.
   const encoder = rowEncoder(context, stream, 0);
   const gone = new Set<number>();
+  // What is done stays done: with thousands of chunks, judging all of them after each one would take longer than reading.
+  const open = new Set(pendingChunks(hypertableRows(context.ledger, stream), chunks));
   let failed = false;
   const worker = async (): Promise<void> => {
     for (;;) {
@@ -118,7 +121,7 @@ export async function loadChunks(
       const chunk = ended ? undefined : queue.shift();
       if (chunk === undefined) return;
       try {
-        if (!(await loadChunk(context, stream, chunks, chunk, selection, encoder)))
+        if (!(await loadChunk(context, stream, open, chunk, selection, encoder)))
           gone.add(chunk.oid);
       } catch (error) {
         failed = true;
@@ -147,11 +150,11 @@ function readersAtOnce(config: Config, cdc: boolean): number {
   return Math.max(1, Math.min(maxConcurrentChunks, limit - (cdc ? 2 : 1)));
 }
 
-/** @returns false when the chunk is gone. */
+/** @param open chunks that are not done; this one leaves them. @returns false when the chunk is gone. */
 async function loadChunk(
   context: LoadContext,
   stream: SyncStream,
-  chunks: readonly Chunk[],
+  open: Set<Chunk>,
   chunk: Chunk,
   selection: Selection,
   encoder: RecordEncoder,
@@ -178,7 +181,8 @@ async function loadChunk(
   }
   const seen = stream.mode === 'cdc' ? read.seen : null;
   if (context.book?.readInVain(chunk, read.seen.visibility) !== true) {
-    ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, chunks));
+    ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, [...open]));
+    open.delete(chunk);
   }
   ledger.checkpoint(stream);
   output.log(

@@ -107,7 +107,7 @@ export function pendingChunks<C extends ChunkRange>(
 
 /**
  * A chunk is done: read as a whole, or streamed since its birth (then without `seen`).
- * @param chunks every chunk of the hypertable that exists now.
+ * @param chunks every chunk of the hypertable that exists now; those that are done already may be left out.
  */
 export function chunkDone(
   progress: HypertableProgress,

@@ -33,7 +33,10 @@ const UNDEFINED_TABLE = '42P01';
 const DEADLOCK = '40P01';
 const ATTEMPTS = 40;
 /** Shorter than deadlock_timeout would be useless, longer would let writers queue behind us. */
-const BEGIN = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '5s'`;
+const BEGIN = [
+  'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY',
+  `SET LOCAL lock_timeout = '5s'`,
+] as const;
 
 /**
  * Reads one chunk whole or not at all; begins again while maintenance changes it.
@@ -95,11 +98,16 @@ async function attemptChunk(
 ): Promise<ChunkRead | null> {
   const relation = `${ident(target.schema)}.${ident(target.name)}`;
   // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
-  const lock = chunk.foreign ? '' : `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`;
-  await client.query(`${BEGIN}${lock}`);
-  await bindPortal(client, 'rows', selectSql(relation, selection), selection.values);
-  const [check] = (await client.query<ChunkCheck>(checkSql, [chunk.id])).rows;
-  const [newest] = (await main.query<ChunkCheck>(checkSql, [chunk.id])).rows;
+  const lock = chunk.foreign ? [] : [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`];
+  // One round trip: a hypertable may have thousands of chunks with few rows in each.
+  const before = [...BEGIN, ...lock];
+  await bindPortal(client, 'rows', selectSql(relation, selection), selection.values, false, before);
+  const query = { name: 'chunk check', text: checkSql, values: [chunk.id] };
+  const [own, other] = await Promise.all(
+    [client, main].map((session) => session.query<ChunkCheck>(query)),
+  );
+  const [check] = own?.rows ?? [];
+  const [newest] = other?.rows ?? [];
   if (check === undefined || check.version !== newest?.version) {
     await client.query('ROLLBACK');
     return null;
@@ -108,8 +116,7 @@ async function attemptChunk(
     await client.query('ROLLBACK');
     return { kind: 'gone' };
   }
-  const count = await executePortal(client, 'rows', onRow);
-  await client.query('COMMIT');
+  const count = await executePortal(client, 'rows', onRow, ['COMMIT']);
   return {
     kind: 'read',
     seen: { visibility: check.snapshot, until: parseLsn(check.lsn) },
@@ -222,11 +229,11 @@ async function attemptSlice(
   accept: () => Promise<boolean>,
 ): Promise<SliceRead | null> {
   const relation = `${ident(source.schema)}.${ident(source.name)}`;
-  const lock = source.lockable ? `; LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE` : '';
-  await client.query(`${BEGIN}${lock}`);
+  const lock = source.lockable ? [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`] : [];
+  const before = [...BEGIN, ...lock];
   const narrowed = { ...selection, where: conditions(source, slice, selection) };
   const only = source.heap ? `ONLY ${relation}` : relation;
-  await bindPortal(client, 'rows', selectSql(only, narrowed), selection.values);
+  await bindPortal(client, 'rows', selectSql(only, narrowed), selection.values, false, before);
   const { rows } = await client.query<{ snapshot: string; lsn: string; filenode: string | null }>(
     `SELECT pg_catalog.pg_current_snapshot()::text AS snapshot,
             CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
@@ -244,8 +251,7 @@ async function attemptSlice(
     await client.query('ROLLBACK');
     return null;
   }
-  const count = await executePortal(client, 'rows', onRow);
-  await client.query('COMMIT');
+  const count = await executePortal(client, 'rows', onRow, ['COMMIT']);
   return {
     kind: 'read',
     seen: { visibility: check.snapshot, until: parseLsn(check.lsn) },

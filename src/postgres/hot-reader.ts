@@ -23,6 +23,8 @@ const RECEIVE_BYTES = 256 * 1024;
 const NOTHING = Buffer.alloc(0);
 /** A read smaller than this is worth a pause of a millisecond, in which the kernel gathers more. */
 const SMALL_READ_BYTES = 32 * 1024;
+/** A result smaller than this is not worth any pause. */
+const SMALL_RESULT_BYTES = 1024 * 1024;
 
 type PgConnection = Connection & {
   parse(query: { name: string; text: string; types: readonly number[] }): void;
@@ -103,6 +105,13 @@ export function receivingSocket(): Socket {
 /** Receive buffers of sessions that are not reading: a chunk may be smaller than the buffer, and there may be thousands. */
 const spare = new WeakMap<Duplex, Buffer>();
 
+/** One statement without parameters or rows, as a part of an exchange. */
+function statement(wire: PgConnection, text: string): void {
+  wire.parse({ name: '', text, types: [] });
+  wire.bind({ portal: '', statement: '', values: [], binary: false });
+  wire.execute({ portal: '', rows: 0 });
+}
+
 /** Execute: the socket is ours from here to ReadyForQuery. */
 class RowTap {
   readonly exchange: Exchange;
@@ -111,17 +120,20 @@ class RowTap {
   #pgListeners: ((chunk: Buffer) => void)[] = [];
   #buffer: Buffer = NOTHING;
   #length = 0;
+  /** Bytes of this result so far. */
+  #received = 0;
   #busy = false;
   #restTimer: NodeJS.Timeout | undefined;
   #failed = false;
   rows = 0;
 
-  constructor(portal: string, onRow: RowHandler) {
+  constructor(portal: string, onRow: RowHandler, after: readonly string[]) {
     this.#onRow = onRow;
     this.exchange = new Exchange(
       (wire) => {
         this.#take(wire.stream);
         wire.execute({ portal, rows: 0 });
+        for (const text of after) statement(wire, text);
       },
       // A broken socket reaches us without a ReadyForQuery; an error of the server is followed by one.
       () => {
@@ -148,7 +160,9 @@ class RowTap {
     this.#append(chunk);
     if (this.#busy) return;
     this.#consume();
-    if (chunk.length < SMALL_READ_BYTES && this.#stream !== undefined && !this.#busy) this.#rest();
+    this.#received += chunk.length;
+    const small = chunk.length < SMALL_READ_BYTES && this.#received > SMALL_RESULT_BYTES;
+    if (small && this.#stream !== undefined && !this.#busy) this.#rest();
   };
 
   #append(chunk: Buffer): void {
@@ -167,7 +181,7 @@ class RowTap {
     let at = 0;
     try {
       while (this.#length - at >= 5) {
-        const end = at + 1 + this.#buffer.readUInt32BE(at + 1);
+        const end = at + 1 + readInt32(this.#buffer, at + 1);
         if (end > this.#length) break;
         const tag = this.#buffer[at];
         if (tag === DATA_ROW) {
@@ -253,10 +267,21 @@ class RowTap {
   }
 }
 
+/** Big-endian, without the checks that Buffer's own method makes in each call; lengths of messages are below 2^30. */
+function readInt32(src: Buffer, at: number): number {
+  return (
+    ((src[at] as number) << 24) |
+    ((src[at + 1] as number) << 16) |
+    ((src[at + 2] as number) << 8) |
+    (src[at + 3] as number)
+  );
+}
+
 /**
  * Opens a portal inside the session's open transaction: what it will return is decided when this resolves.
  * Parse and Bind leave in one write, so that snapshot and plan are made together.
  * @param values parameters as text. @param binary result columns in binary instead of text format.
+ * @param before statements to run first, in the same round trip; one that fails is the last.
  */
 export async function bindPortal(
   client: Client,
@@ -264,9 +289,11 @@ export async function bindPortal(
   sql: string,
   values: readonly (string | null)[] = [],
   binary = false,
+  before: readonly string[] = [],
 ): Promise<void> {
   const exchange = new Exchange(
     (wire) => {
+      for (const text of before) statement(wire, text);
       wire.parse({ name: '', text: sql, types: [] });
       wire.bind({ portal, statement: '', values, binary });
     },
@@ -278,14 +305,16 @@ export async function bindPortal(
 
 /**
  * Runs an open portal to its end. If the handler throws, or its promise rejects, the session is broken off.
+ * @param after statements to run then, in the same round trip, unless the portal fails.
  * @returns the number of rows.
  */
 export async function executePortal(
   client: Client,
   portal: string,
   onRow: RowHandler,
+  after: readonly string[] = [],
 ): Promise<number> {
-  const tap = new RowTap(portal, onRow);
+  const tap = new RowTap(portal, onRow, after);
   client.query(tap.exchange);
   await tap.exchange.done;
   return tap.rows;
