@@ -1,7 +1,8 @@
 /** How the process ends: with all that it wrote, quietly when nobody reads, and by the signal that stopped it. */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -47,6 +48,20 @@ it('a reader that goes away is a stop: no word on stderr, no session left', asyn
       `SELECT FROM pg_stat_activity WHERE application_name LIKE 'source-timescaledb%' AND datname = current_database()`,
     );
     return rows.length === 0;
+  });
+});
+
+it('stdout blocks where the reader is slow: a pipe that does not costs a nap whenever it is full', async () => {
+  await using db = await createDatabase();
+  await inFolder(async (folder) => {
+    const args = await prepare(db, folder);
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+    await once(child.stdout, 'readable');
+    const descriptor = await readFile(`/proc/${child.pid}/fdinfo/1`, 'utf8');
+    const flags = Number.parseInt(/^flags:\s*(\d+)/m.exec(descriptor)?.[1] ?? '', 8);
+    expect(flags & constants.O_NONBLOCK).toBe(0);
+    child.stdout.resume();
+    expect(await once(child, 'close')).toEqual([0, null]);
   });
 });
 

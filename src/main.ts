@@ -7,6 +7,7 @@
 import { createReadStream, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
+import { isatty } from 'node:tty';
 import { Command } from 'commander';
 import { Output } from './airbyte/output.ts';
 import type { JsonValue } from './airbyte/protocol.ts';
@@ -26,7 +27,9 @@ class OutputClosed extends Error {
 }
 
 const STDOUT = 1;
+const STDERR = 2;
 const nap = new Int32Array(new SharedArrayBuffer(4));
+const MAX_NAP_MS = 5;
 
 /**
  * Writes synchronously: a slow reader then stops everything up to the server, without a queue that could grow.
@@ -34,14 +37,17 @@ const nap = new Int32Array(new SharedArrayBuffer(4));
  */
 function writeOut(bytes: Uint8Array): void {
   let at = 0;
+  let napMs = 0.05;
   while (at < bytes.length) {
     try {
       at += writeSync(STDOUT, bytes, at);
     } catch (error) {
       const code = errorCode(error);
-      // A pipe that somebody else made non-blocking: wait until it has room.
-      if (code === 'EAGAIN') Atomics.wait(nap, 0, 0, 1);
-      else if (code === 'EPIPE') throw new OutputClosed('the reader of the output has gone');
+      // A pipe that somebody else made non-blocking: wait until it has room. A fast reader makes some within microseconds.
+      if (code === 'EAGAIN') {
+        Atomics.wait(nap, 0, 0, napMs);
+        napMs = Math.min(MAX_NAP_MS, napMs * 2);
+      } else if (code === 'EPIPE') throw new OutputClosed('the reader of the output has gone');
       else throw error;
     }
   }
@@ -155,15 +161,18 @@ async function run(
   }
 }
 
-/** Only a terminal has one. Lines of records on the same terminal would tear it. */
+/**
+ * Only a terminal has one. Lines of records on the same terminal would tear it.
+ * `process.stdout` is not touched: looking at it makes a pipe non-blocking, and every full one would cost a nap then.
+ */
 function progressBar(): ProgressBar | undefined {
-  const { stderr, stdout, env } = process;
-  if (!stderr.isTTY) return undefined;
+  if (!isatty(STDERR)) return undefined;
+  const { stderr, env } = process;
   return new ProgressBar({
     write: (text) => void stderr.write(text),
     columns: () => stderr.columns,
     colours: (env['NO_COLOR'] ?? '') === '' && env['TERM'] !== 'dumb',
-    moving: !stdout.isTTY && env['TERM'] !== 'dumb',
+    moving: !isatty(STDOUT) && env['TERM'] !== 'dumb',
   });
 }
 
@@ -175,7 +184,7 @@ function sayFailure(error: unknown, doing: string, bar: ProgressBar | undefined)
   }
   const { userMessage } = asConnectorError(error, doing);
   if (bar !== undefined) bar.end(userMessage);
-  else if (process.stderr.isTTY && !process.stdout.isTTY) process.stderr.write(`${userMessage}\n`);
+  else if (isatty(STDERR) && !isatty(STDOUT)) process.stderr.write(`${userMessage}\n`);
 }
 
 async function* linesOf(files: readonly string[]): AsyncGenerator<string> {

@@ -244,7 +244,7 @@ export class RecordEncoder {
     out.appendPiece(this.#stamp);
     // The order token is the last of CDC_COLUMNS.
     if (this.#cdcColumns.at(-1) === '_ab_cdc_cursor') {
-      out.length += out.bytes.write(String(cursor), out.length, 'latin1');
+      out.appendInteger(cursor);
     }
   }
 

@@ -6,6 +6,12 @@ const PLAIN = new Uint8Array(256).fill(1, 0x20, 0x80);
 PLAIN[0x22] = 0;
 PLAIN[0x5c] = 0;
 
+/** The two digits of each number below 100. */
+const PAIRS = Int16Array.from(
+  { length: 100 },
+  (_, n) => ((0x30 + Math.floor(n / 10)) << 8) | (0x30 + (n % 10)),
+);
+
 /** Whether one of four bytes cannot stand in a JSON string as it is: a control character, a quote, a backslash, not ASCII. */
 function needsCare(word: number): boolean {
   const quotes = word ^ 0x22222222;
@@ -32,6 +38,9 @@ export class LineBuffer {
   #sourceView: DataView;
   #otherSource: Buffer;
   #otherView: DataView;
+  /** All but the last eight digits of the last large integer: order tokens have them in common for a minute. */
+  #high = 0;
+  #highDigits = new Piece('');
   length = 0;
 
   /** @param capacity bytes to begin with; it grows only for a single row that is larger. */
@@ -116,6 +125,28 @@ export class LineBuffer {
     }
     this.length = at;
     return i;
+  }
+
+  /** Appends a whole number, 0 to 2^53, in decimal; the caller has reserved room for 16 digits. */
+  appendInteger(value: number): void {
+    const high = Math.floor(value / 1e8);
+    if (high === 0) {
+      this.length += this.#bytes.write(String(value), this.length, 'latin1');
+      return;
+    }
+    if (high !== this.#high) {
+      this.#high = high;
+      this.#highDigits = new Piece(String(high));
+    }
+    this.appendPiece(this.#highDigits);
+    let low = value - high * 1e8;
+    const end = this.length;
+    for (let i = 6; i >= 0; i -= 2) {
+      const rest = (low / 100) | 0;
+      this.#view.setInt16(end + i, PAIRS[low - rest * 100] as number);
+      low = rest;
+    }
+    this.length = end + 8;
   }
 
   /**
