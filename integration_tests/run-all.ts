@@ -1,16 +1,17 @@
 /**
- * Everything that `npm test` runs, one step after the other; a step that fails does not stop the others.
+ * Everything that `npm test` runs; a step that fails does not stop the others.
  *
  *   tsx integration_tests/run-all.ts [--all-servers] [--clients]
  *
  * Integration tests run on PostgreSQL 17 with TimescaleDB 2.19; with `--all-servers`, or where `CI` is set, also on
- * PostgreSQL 18 with TimescaleDB 2.31. With `--clients` Airbyte's own clients in Python follow. The last line of the output
+ * PostgreSQL 18 with TimescaleDB 2.31, at the same time: much of a test is waiting. With `--clients` Airbyte's own clients in Python follow. The last line of the output
  * counts the tests: `N passed, N failed, N skipped`.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { type Release, startServer, type TimescaleServer } from './server.ts';
@@ -34,13 +35,17 @@ type Step = {
   readonly tests: Counts | null;
 };
 
+/** A server, and what it is called. */
+type Running = { readonly release: Release; readonly server: TimescaleServer };
+
 const NO_TESTS: Counts = { passed: 0, failed: 0, skipped: 0 };
 
 class Runner {
   readonly steps: Step[] = [];
   readonly #reports = mkdtempSync(join(tmpdir(), 'test-reports-'));
-  #child: ChildProcess | null = null;
-  #server: TimescaleServer | null = null;
+  readonly #children = new Set<ChildProcess>();
+  readonly #servers = new Set<TimescaleServer>();
+  #report = 0;
 
   /** Runs a script of package.json. */
   async script(name: string, script: string): Promise<boolean> {
@@ -50,38 +55,46 @@ class Runner {
   }
 
   /** Runs a script of package.json that calls vitest, and counts its tests. */
-  async tests(name: string, script: string, env: NodeJS.ProcessEnv = {}): Promise<boolean> {
+  async tests(name: string, script: string, release?: Running): Promise<boolean> {
     const started = this.#begin(name);
-    const report = join(this.#reports, `${this.steps.length}.json`);
+    const report = this.#reportFile();
     const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
-    const ok = await this.#npm(script, ['--', ...reporters], env);
+    const ok = await this.#npm(script, ['--', ...reporters], release);
     return this.#endTests(name, started, ok, report);
   }
 
   /** Runs Airbyte's clients, which count their tests in the same way. */
   async clients(): Promise<boolean> {
     const started = this.#begin('clients');
-    const report = join(this.#reports, `${this.steps.length}.json`);
+    const report = this.#reportFile();
     const ok = await this.#npm('clients', ['--', '--report', report]);
     return this.#endTests('clients', started, ok, report);
   }
 
-  /** Runs the integration tests on a server that lives as long as they do. */
-  async onServer(release: Release): Promise<void> {
-    const name = `integration, ${release}`;
-    const started = this.#begin(`server, ${release}`);
-    try {
-      this.#server = await startServer({ release, log: print });
-    } catch (error) {
-      this.#end(name, started, false, error instanceof Error ? error.message : String(error));
-      return;
+  /** Runs the integration tests on servers that live as long as they do, on all of them at once. */
+  async onServers(releases: readonly Release[]): Promise<void> {
+    const running: Running[] = [];
+    for (const release of releases) {
+      const started = this.#begin(`server, ${release}`);
+      try {
+        const server = await startServer({ release, log: print });
+        this.#servers.add(server);
+        running.push({ release, server });
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        this.#end(`integration, ${release}`, started, false, reason);
+      }
     }
-    try {
-      await this.tests(name, 'test:integration', { TIMESCALEDB_URL: this.#server.url });
-    } finally {
-      await this.#server.stop();
-      this.#server = null;
-    }
+    await Promise.all(
+      running.map(async (item) => {
+        try {
+          await this.tests(`integration, ${item.release}`, 'test:integration', item);
+        } finally {
+          this.#servers.delete(item.server);
+          await item.server.stop();
+        }
+      }),
+    );
   }
 
   skip(name: string, note: string): void {
@@ -90,13 +103,18 @@ class Runner {
 
   /** Ends what runs. */
   async stop(): Promise<void> {
-    this.#child?.kill('SIGTERM');
-    await this.#server?.stop();
+    for (const child of this.#children) child.kill('SIGTERM');
+    await Promise.all([...this.#servers].map((server) => server.stop()));
     this.cleanUp();
   }
 
   cleanUp(): void {
     rmSync(this.#reports, { recursive: true, force: true });
+  }
+
+  #reportFile(): string {
+    this.#report += 1;
+    return join(this.#reports, `${this.#report}.json`);
   }
 
   #begin(name: string): number {
@@ -116,20 +134,29 @@ class Runner {
     return this.#end(name, started, ok && tests !== null, note, tests ?? NO_TESTS);
   }
 
-  #npm(script: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<boolean> {
+  #npm(script: string, args: readonly string[], running?: Running): Promise<boolean> {
     return new Promise((resolve) => {
       const child = spawn('npm', ['run', '--silent', script, ...args], {
         cwd: CHECKOUT,
-        stdio: ['ignore', 'inherit', 'inherit'],
-        env: { ...process.env, ...env },
+        stdio:
+          running === undefined ? ['ignore', 'inherit', 'inherit'] : ['ignore', 'pipe', 'pipe'],
+        env: {
+          ...process.env,
+          ...(running === undefined ? {} : { TIMESCALEDB_URL: running.server.url }),
+        },
       });
-      this.#child = child;
+      this.#children.add(child);
+      // Two of them write at once: each line says whose it is.
+      for (const stream of [child.stdout, child.stderr]) {
+        if (stream === null || running === undefined) continue;
+        createInterface(stream).on('line', (line) => print(`${running.release} | ${line}`));
+      }
       child.once('error', (error) => {
         print(`npm cannot be run: ${error.message}`);
         resolve(false);
       });
       child.once('close', (code) => {
-        this.#child = null;
+        this.#children.delete(child);
         resolve(code === 0);
       });
     });
@@ -166,10 +193,8 @@ async function runSteps(
   // A server that is given is the only one.
   const given = (process.env['TIMESCALEDB_URL'] ?? '') !== '';
   const releases: readonly Release[] = allServers && !given ? ['trixie', 'sid'] : ['trixie'];
-  for (const release of releases) {
-    if (built) await runner.onServer(release);
-    else runner.skip(`integration, ${release}`, 'nothing was built');
-  }
+  if (built) await runner.onServers(releases);
+  else for (const release of releases) runner.skip(`integration, ${release}`, 'nothing was built');
   if (clients && built) await runner.clients();
   else if (clients) runner.skip('clients', 'nothing was built');
 }
