@@ -74,6 +74,8 @@ export function fromServer(typeOid: number, types: TypeRows, typmod = -1): FromS
     case 'timestamp':
     case 'timestamptz':
       return (text) => (isInfinite(text) ? NULL : canonicalText(moment(text)));
+    case 'hstore':
+      return (text) => canonicalText(hstoreObject(text));
     default:
       return canonicalText;
   }
@@ -111,6 +113,19 @@ function clock(text: string, always = false): string {
   const full = always || fraction.length > 3 || (fraction === '' && seconds === '00');
   if (full) return `${time}.${fraction.padEnd(6, '0')}${zone}`;
   return `${time}${fraction === '' ? '' : `.${fraction.padEnd(3, '0')}`}${zone}`;
+}
+
+/** `"a"=>"1", "b"=>NULL` as the text of a JSON object. */
+function hstoreObject(text: string): string {
+  const json = (quoted: string): string =>
+    quoted === 'NULL' ? 'null' : JSON.stringify(quoted.slice(1, -1).replace(/\\(.)/gs, '$1'));
+  const part = String.raw`"(?:[^"\\]|\\.)*"`;
+  const pair = new RegExp(`(${part})=>(${part}|NULL)(?:, )?`, 'gs');
+  const pairs = Array.from(
+    text.matchAll(pair),
+    ([, key = '', value = '']) => `${json(key)}:${json(value)}`,
+  );
+  return `{${pairs.join(',')}}`;
 }
 
 /** Every number as Java writes a double. */

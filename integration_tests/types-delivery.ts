@@ -42,12 +42,13 @@ export async function deliverTwice(
   }));
 }
 
-/** The records of a run; of several with one id the last. @param offset taken off the ids. */
+/** The rows that a run sent, without deletions. @param offset taken off the ids. */
 export function deliveredRows(result: RunResult, stream: string, offset: number): DeliveredRows {
   const rows = new Map<number, DeliveredRow>();
   const head = `"stream":${JSON.stringify(stream)},`;
   for (const line of result.lines) {
     if (!line.startsWith('{"type":"RECORD"') || !line.includes(head)) continue;
+    if (line.includes('"_ab_cdc_deleted_at":"')) continue;
     const match = /"data":\{"id":(\d+),(.*),"_ab_cdc_lsn"/.exec(line);
     if (match === null) throw new Error(`no values in ${line.slice(0, 300)}`);
     const [, id = '', text = ''] = match;
