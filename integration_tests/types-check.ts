@@ -114,7 +114,7 @@ export class TypesCheck {
     json: string | null,
     { data, nulled }: RecordValues,
   ): void {
-    const expected = json === null ? null : (parseDigits(json) as unknown);
+    const expected = json === null ? null : parseDigits(json);
     const unencodable = this.#count(column.type, expected) > 0;
     const actual = data[column.name];
     const right = unencodable

@@ -1,5 +1,5 @@
 /** The same rows as two kinds of records: read from the table, and from the write-ahead log. */
-import { isExactNumber, parseDigits } from './exact-json.ts';
+import { parseDigits } from './exact-json.ts';
 import type { RunResult } from './run-result.ts';
 import type { Connection } from './scenario.ts';
 
@@ -72,10 +72,4 @@ export function recordValues(row: DeliveredRow): RecordValues {
     };
   };
   return { data: record.data, nulled: new Set(record.meta?.changes.map(({ field }) => field)) };
-}
-
-/** Numbers as what they were written with. */
-export function plainDigits(value: unknown): unknown {
-  if (isExactNumber(value)) return value.digits;
-  return Array.isArray(value) ? value.map(plainDigits) : value;
 }

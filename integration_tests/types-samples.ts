@@ -1,10 +1,11 @@
 /** A table of random values of every type, made by the server, and what the server says that their json is. */
 import type pg from 'pg';
 import type { Database } from './database.ts';
-import { DEFINITIONS, FUNCTIONS, type Generator, generators } from './types-generators.ts';
+import { DEFINITIONS, FUNCTIONS } from './types-definitions.ts';
+import { type Generator, generators } from './types-generators.ts';
 
 /** Each type has a column of single values, one of arrays and one of arrays of two dimensions. */
-export type Shape = 'value' | 'array' | 'matrix';
+type Shape = 'value' | 'array' | 'matrix';
 
 export type SampleColumn = {
   readonly name: string;

@@ -10,7 +10,7 @@ import {
   LATER,
   recordValues,
 } from './types-delivery.ts';
-import { DEFINITIONS } from './types-generators.ts';
+import { DEFINITIONS } from './types-definitions.ts';
 
 /** A value that has no JSON form: null, and the record says so. */
 const NONE = Symbol('no JSON form');
@@ -71,7 +71,7 @@ const NUMBERS: readonly TypeCases[] = [
     ['1e-20', '0.00000000000000000001'],
     ...NOT_FINITE,
   ),
-  of('numeric(40,0)', integer, [`${'9'.repeat(40)}`, '9'.repeat(40)], [`'NaN'`, NONE]),
+  of('numeric(40,0)', integer, ['9'.repeat(40), '9'.repeat(40)], [`'NaN'`, NONE]),
   of('numeric(6,2)', number, ['7', '7.00']),
   of('real', number, ['3.4145', '3.4145'], ['1e-30', '1e-30'], ...NOT_FINITE),
   of(
@@ -118,6 +118,7 @@ const TEXTS: readonly TypeCases[] = [
   of('tsquery', string, [`'a & !b'`, `"'a' & !'b'"`]),
   of('mood', string, [`'so so'`, '"so so"']),
   of('pair', string, [`ROW(1, 'a,b', NULL)`, String.raw`"(1,\"a,b\",)"`]),
+  of('trio', string, [`'{1,2,3}'`, '"{1,2,3}"']),
   of('shape', string, [`'{a:b}'`, '"{a:b}"']),
 ];
 
@@ -247,6 +248,7 @@ const ARRAYS: readonly TypeCases[] = [
     String.raw`ARRAY['{a,"b \"c\""}'::few_labels, NULL, '{}']`,
     String.raw`[["a","b \"c\""],null,[]]`,
   ]),
+  of('grid', arrayOf(arrayOf(number)), [`'{{1,2},{3,NULL}}'`, '[[1,2],[3,null]]']),
   of('digest[]', arrayOf(string), [String.raw`ARRAY['\x41'::digest]`, String.raw`["\\x41"]`]),
   of('couple', string, [`ROW(1, 'a', NULL)`, '"(1,a,)"']),
 ];

@@ -84,10 +84,7 @@ describe('arrays', () => {
     ['{1999-01-08,infinity}', null],
   ]);
   describeType('time[]', [1183, -1, 1], arrayOf(time), [
-    [
-      `{${'01:02:03,'.repeat(50)}24:00:00}`,
-      `[${'"01:02:03",'.repeat(50)}"23:59:59.999999999"]`,
-    ],
+    [`{${'01:02:03,'.repeat(50)}24:00:00}`, `[${'"01:02:03",'.repeat(50)}"23:59:59.999999999"]`],
   ]);
   describeType('timetz[]', [1270, -1, 1], arrayOf(timeTz), [
     ['{01:02:03+00,01:02:03-07}', '["01:02:03Z","01:02:03-07:00"]'],
@@ -108,7 +105,9 @@ describe('arrays', () => {
   describeType('box[]', [1020, -1, 1], arrayOf(string), [
     ['{(2,2),(0,0);NULL;(3,3),(1,1)}', '["(2.0,2.0),(0.0,0.0)",null,"(3.0,3.0),(1.0,1.0)"]'],
   ]);
-  describeType('point[]', [1017, -1, 1], arrayOf(string), [['{"(1,2)",NULL}', '["(1.0,2.0)",null]']]);
+  describeType('point[]', [1017, -1, 1], arrayOf(string), [
+    ['{"(1,2)",NULL}', '["(1.0,2.0)",null]'],
+  ]);
   describeType('int2vector[]', [1006, -1, 1], arrayOf(string), [['{"1 2"}', '["1 2"]']]);
   describeType('geometry[]', [GEOMETRY_ARRAY, -1, 1], arrayOf(string), [
     ['{0101:0102}', '["0101","0102"]'],
