@@ -6,12 +6,12 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
 import { createDatabase } from './database.ts';
-import { canonicalNumber, isExactNumber, parseDigits } from './exact-json.ts';
+import { canonicalNumber, type ExactNumber, isExactNumber, parseDigits } from './exact-json.ts';
 import { connectTo } from './scenario.ts';
 import { deliverTwice, recordValues, type RecordValues } from './types-delivery.ts';
 
 type OracleCase = {
-  readonly id: number;
+  readonly id: ExactNumber;
   readonly full_source_type: string;
   readonly json_schema: JsonObject;
   readonly where: 'both' | 'snapshot' | 'wal';
@@ -78,7 +78,7 @@ function deviation(
 function expectations(it: OracleCase): Expectation[] {
   const ours = deviation(it);
   return [it.full_source_type, ...(it.same_result_for ?? [])].map((type) => ({
-    name: `case ${it.id}, ${type}${ours === null ? '' : ', ours'}`,
+    name: `case ${it.id.digits}, ${type}${ours === null ? '' : ', ours'}`,
     type,
     schema: ours?.schema ?? it.json_schema,
     inserts: it.insert_values,

@@ -2,7 +2,6 @@
  * Dates and times: PostgreSQL's text under DateStyle ISO -> ISO 8601, with the digits that Airbyte's Postgres source
  * writes. The contract of an encoder, and what it may rely on, is in column-text.ts.
  */
-import type { LineBuffer } from './airbyte/line-buffer.ts';
 import { encodePlain, isDigit, put, type Encode } from './column-text.ts';
 
 const QUOTE = 0x22;
@@ -49,12 +48,15 @@ export const encodeTimeTz: Encode = (out, src, start, end) => {
 /** `2004-10-19 10:23:54[.f][ BC]` -> `"2004-10-19T10:23:54[.f][ BC]"`; `infinity` has no JSON form. */
 export const encodeTimestamp: Encode = (out, src, start, end) => {
   if (!isDigit(src[start])) return false;
-  const time = behindDate(src, start, end);
-  const era = eraStart(src, end);
-  if (era - time < CLOCK_BYTES) return false;
   const bytes = out.bytes;
-  let at = putDay(out, src, start, time);
-  at = putClock(bytes, at, src, time, era);
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  let i = start;
+  while (i < end && src[i] !== SPACE) bytes[at++] = src[i++]!;
+  const era = src[end - 1] === 0x43 ? end - 3 : end;
+  if (era - i <= CLOCK_BYTES) return false;
+  bytes[at++] = 0x54;
+  at = putClock(bytes, at, src, i + 1, era);
   at = put(bytes, at, src, era, end);
   bytes[at++] = QUOTE;
   out.length = at;
@@ -64,41 +66,24 @@ export const encodeTimestamp: Encode = (out, src, start, end) => {
 /** `2004-10-19 10:23:54[.f]+00[ BC]` -> `"2004-10-19T10:23:54.ffffffZ[ BC]"`, always with six digits. */
 export const encodeTimestampTz: Encode = (out, src, start, end) => {
   if (!isDigit(src[start])) return false;
-  const time = behindDate(src, start, end);
-  if (end - time < CLOCK_BYTES) return false;
+  // The most frequent of all types: one pass, the date's end is found while it is copied.
   const bytes = out.bytes;
-  let at = putDay(out, src, start, time);
-  const offset = putMicroseconds(bytes, at, src, time, end);
-  const era = eraStart(src, end);
-  at = putOffset(bytes, at + 15, src, offset, era);
+  let at = out.length;
+  bytes[at++] = QUOTE;
+  let i = start;
+  while (i < end && src[i] !== SPACE) bytes[at++] = src[i++]!;
+  if (end - i <= CLOCK_BYTES) return false;
+  bytes[at++] = 0x54;
+  i = putMicroseconds(bytes, at, src, i + 1, end);
+  at += 15;
+  const era = src[end - 1] === 0x43 ? end - 3 : end;
+  at = putOffset(bytes, at, src, i, era);
   if (at < 0) return false;
   at = put(bytes, at, src, era, end);
   bytes[at++] = QUOTE;
   out.length = at;
   return true;
 };
-
-/** Index behind the blank that ends the date. */
-function behindDate(src: Buffer, start: number, end: number): number {
-  let i = start;
-  while (i < end && src[i] !== SPACE) i++;
-  return i + 1;
-}
-
-/** Index of ` BC`, or the end. */
-function eraStart(src: Buffer, end: number): number {
-  return src[end - 1] === 0x43 ? end - 3 : end;
-}
-
-/** The opening quote, the date and a `T`. @returns the index behind them. */
-function putDay(out: LineBuffer, src: Buffer, start: number, time: number): number {
-  const { bytes } = out;
-  let at = out.length;
-  bytes[at++] = QUOTE;
-  for (let i = start; i < time - 1; i++) bytes[at++] = src[i]!;
-  bytes[at++] = 0x54;
-  return at;
-}
 
 const LAST_NANOSECOND = Buffer.from('23:59:59.999999999');
 
