@@ -26,7 +26,6 @@ const DOT = 0x2e;
 const ZERO = 0x30;
 const NINE = 0x39;
 const BACKSLASH = 0x5c;
-const SPACE = 0x20;
 
 /** From this length on a call into the runtime beats a loop (measured on Node 20). */
 const COPY_CALL_FROM = 64;

@@ -2,6 +2,7 @@
  * Dates and times: PostgreSQL's text under DateStyle ISO -> ISO 8601, with the digits that Airbyte's Postgres source
  * writes. The contract of an encoder, and what it may rely on, is in column-text.ts.
  */
+import type { LineBuffer } from './airbyte/line-buffer.ts';
 import { encodePlain, isDigit, put, type Encode } from './column-text.ts';
 
 const QUOTE = 0x22;
@@ -64,9 +65,12 @@ export const encodeTimestamp: Encode = (out, src, start, end) => {
 };
 
 /** `2004-10-19 10:23:54[.f]+00[ BC]` -> `"2004-10-19T10:23:54.ffffffZ[ BC]"`, always with six digits. */
-export const encodeTimestampTz: Encode = (out, src, start, end) => {
+export const encodeTimestampTz: Encode = (out, src, start, end) =>
+  out.appendInstant(src, start, end) || putTimestampTz(out, src, start, end);
+
+/** Of any form: with an era, more digits in its year, another offset. */
+function putTimestampTz(out: LineBuffer, src: Buffer, start: number, end: number): boolean {
   if (!isDigit(src[start])) return false;
-  // The most frequent of all types: one pass, the date's end is found while it is copied.
   const bytes = out.bytes;
   let at = out.length;
   bytes[at++] = QUOTE;
@@ -83,7 +87,7 @@ export const encodeTimestampTz: Encode = (out, src, start, end) => {
   bytes[at++] = QUOTE;
   out.length = at;
   return true;
-};
+}
 
 const LAST_NANOSECOND = Buffer.from('23:59:59.999999999');
 
