@@ -12,6 +12,8 @@ export type TypeRow = {
   readonly element: number;
   /** OID of the base of domains, else 0. */
   readonly base: number;
+  /** Type modifier of the base of domains. */
+  readonly baseTypmod: number;
   readonly delimiter: string;
 };
 
@@ -48,13 +50,16 @@ function canonicalText(text: string): string {
 
 const NUMBERS = new Set(['int2', 'int4', 'int8', 'oid', 'float4', 'float8', 'numeric']);
 
+const GEOMETRIC = new Set(['point', 'lseg', 'path', 'box', 'polygon', 'line', 'circle']);
+
 /** How values of a type look in a RECORD, made from what the server prints under ISO dates and UTC. */
-export function fromServer(typeOid: number, types: TypeRows): FromServer {
+export function fromServer(typeOid: number, types: TypeRows, typmod = -1): FromServer {
   const type = types.get(typeOid);
   if (type === undefined) throw new Error(`type ${typeOid} is not in pg_type`);
-  if (type.base !== 0) return fromServer(type.base, types);
-  if (type.element !== 0) return arrayFromServer(type.element, types);
+  if (type.base !== 0) return fromServer(type.base, types, type.baseTypmod);
+  if (type.element !== 0) return arrayFromServer(type.element, types, typmod);
   if (NUMBERS.has(type.name)) return numberFromServer;
+  if (GEOMETRIC.has(type.name)) return (text) => canonicalText(javaNumbers(text));
   switch (type.name) {
     case 'bool':
       return (text) => (text === 't' ? 'true' : 'false');
@@ -65,10 +70,12 @@ export function fromServer(typeOid: number, types: TypeRows): FromServer {
       return (text) => (isInfinite(text) ? NULL : canonicalText(text));
     case 'time':
     case 'timetz':
-      return (text) => canonicalText(clock(text));
+      return (text) => nullable(clock(text));
     case 'timestamp':
     case 'timestamptz':
       return (text) => (isInfinite(text) ? NULL : canonicalText(moment(text)));
+    case 'hstore':
+      return (text) => canonicalText(hstoreObject(text));
     default:
       return canonicalText;
   }
@@ -76,6 +83,11 @@ export function fromServer(typeOid: number, types: TypeRows): FromServer {
 
 function numberFromServer(text: string): string {
   return /\d/.test(text) ? canonicalNumber(text) : NULL; // NaN and the infinities have no JSON form
+}
+
+/** Canonical text of a text, NULL of nothing. */
+function nullable(text: string): string {
+  return text === NULL ? NULL : canonicalText(text);
 }
 
 function isInfinite(text: string): boolean {
@@ -87,27 +99,71 @@ function moment(text: string): string {
   const match = /^(\S+) (\S+)( BC)?$/.exec(text);
   if (match === null) throw new Error(`not a timestamp: ${text}`);
   const [, date = '', time = '', era = ''] = match;
-  return `${date}T${clock(time)}${era}`;
+  return `${date}T${clock(time, time.includes('+'))}${era}`;
 }
 
-/** `04:05:06.7+00` -> `04:05:06.700000Z`; 24:00:00 is the last microsecond of the day. */
-function clock(text: string): string {
-  const match = /^(\d\d:\d\d:\d\d)(?:\.(\d+))?([+-][\d:]+)?$/.exec(text);
+/** `04:05:06.7+00` -> `04:05:06.700000Z`; 24:00:00 is the last moment of the day. */
+function clock(text: string, always = false): string {
+  const match = /^(\d\d:\d\d:(\d\d))(?:\.(\d+))?([+-][\d:]+)?$/.exec(text);
   if (match === null) throw new Error(`not a time: ${text}`);
-  const [, time = '', fraction = '', offset = ''] = match;
+  const [, time = '', seconds = '', fraction = '', offset = ''] = match;
+  if (offset.length > 6) return NULL;
   const zone = offset === '+00' ? 'Z' : offset.length === 3 ? `${offset}:00` : offset;
-  if (time === '24:00:00') return `23:59:59.999999${zone}`;
-  return `${time}.${fraction.padEnd(6, '0')}${zone}`;
+  if (time === '24:00:00') return `23:59:59.999999999${zone}`;
+  const full = always || fraction.length > 3 || (fraction === '' && seconds === '00');
+  if (full) return `${time}.${fraction.padEnd(6, '0')}${zone}`;
+  return `${time}${fraction === '' ? '' : `.${fraction.padEnd(3, '0')}`}${zone}`;
 }
 
-function arrayFromServer(elementOid: number, types: TypeRows): FromServer {
-  const element = fromServer(elementOid, types);
+/** `"a"=>"1", "b"=>NULL` as the text of a JSON object. */
+function hstoreObject(text: string): string {
+  const json = (quoted: string): string =>
+    quoted === 'NULL' ? 'null' : JSON.stringify(quoted.slice(1, -1).replace(/\\(.)/gs, '$1'));
+  const part = String.raw`"(?:[^"\\]|\\.)*"`;
+  const pair = new RegExp(`(${part})=>(${part}|NULL)(?:, )?`, 'gs');
+  const pairs = Array.from(
+    text.matchAll(pair),
+    ([, key = '', value = '']) => `${json(key)}:${json(value)}`,
+  );
+  return `{${pairs.join(',')}}`;
+}
+
+/** Every number as Java writes a double. */
+function javaNumbers(text: string): string {
+  return text.replace(/\d[\d.]*(?:e[+-]\d+)?/g, (found) => {
+    const value = Number(found);
+    if (value === 0) return '0.0';
+    if (value >= 1e-3 && value < 1e7) return Number.isInteger(value) ? `${value}.0` : `${value}`;
+    const [digits = '', exponent = ''] = value.toExponential().split('e');
+    return `${digits}${digits.includes('.') ? '' : '.0'}E${Number(exponent)}`;
+  });
+}
+
+function arrayFromServer(elementOid: number, types: TypeRows, typmod: number): FromServer {
+  const element = elementFromServer(elementOid, types, typmod);
   const delimiter = types.get(elementOid)?.delimiter ?? ',';
-  return (text) => arrayText(text, element, delimiter);
+  return (text) => {
+    let encodable = true;
+    const array = arrayText(text, delimiter, (cell) => {
+      const value = element(cell);
+      if (value === NULL) encodable = false;
+      return value;
+    });
+    return encodable ? array : NULL;
+  };
+}
+
+function elementFromServer(elementOid: number, types: TypeRows, typmod: number): FromServer {
+  const name = types.get(elementOid)?.name;
+  if (name === 'bytea') {
+    return (text) => canonicalText(Buffer.from(text.slice(2), 'hex').toString('base64'));
+  }
+  if (name === 'bit' && typmod === 1) return (text) => String(text === '1');
+  return fromServer(elementOid, types, typmod);
 }
 
 /** `{1,NULL,"a b"}`, perhaps nested, perhaps behind `[0:1]=`. */
-function arrayText(text: string, element: FromServer, delimiter: string): string {
+function arrayText(text: string, delimiter: string, element: FromServer): string {
   const body = text.startsWith('[') ? text.slice(text.indexOf('=') + 1) : text;
   let out = '';
   let at = 0;

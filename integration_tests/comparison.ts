@@ -104,24 +104,24 @@ async function converters(db: Database, stream: DestinationStream): Promise<From
   const types: TypeRows = new Map(
     (
       await db.query<TypeRow>(
-        `SELECT oid::int8::int, typname AS name, typbasetype::int8::int AS base, typdelim AS delimiter,
+        `SELECT oid::int8::int, typname AS name, typbasetype::int8::int AS base, typtypmod AS "baseTypmod", typdelim AS delimiter,
                 CASE WHEN typinput = 'array_in'::regproc THEN typelem::int8::int ELSE 0 END AS element
            FROM pg_type`,
       )
     ).map((type) => [type.oid, type]),
   );
-  const columns = await db.query<{ name: string; type: number }>(
-    `SELECT attname AS name, atttypid::int8::int AS type
+  const columns = await db.query<{ name: string; type: number; typmod: number }>(
+    `SELECT attname AS name, atttypid::int8::int AS type, atttypmod AS typmod
        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
       WHERE relname = $1 AND relnamespace = $2::text::regnamespace
         AND attnum > 0 AND NOT attisdropped`,
     [stream.name, pg.escapeIdentifier(stream.namespace)],
   );
-  const oids = new Map(columns.map(({ name, type }) => [name, type]));
+  const byName = new Map(columns.map((column) => [column.name, column]));
   return stream.columns.map((column) => {
-    const oid = oids.get(column);
-    if (oid === undefined) throw new Error(`${stream.name} has no column ${column} any more`);
-    return fromServer(oid, types);
+    const found = byName.get(column);
+    if (found === undefined) throw new Error(`${stream.name} has no column ${column} any more`);
+    return fromServer(found.type, types, found.typmod);
   });
 }
 

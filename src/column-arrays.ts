@@ -22,7 +22,8 @@ const SCRATCH_KEPT = 1 << 16;
 /**
  * The encoder of an array column.
  * A value whose depth is not the declared one would not fit its json schema and has no JSON form (`[]` has every
- * depth). An element without a JSON form (NaN in float8[]) becomes null inside the array: the rest is worth keeping.
+ * depth). Neither has one with an element that has none (NaN in float8[]): a null in its place would look like a NULL of
+ * the table, and a record can only say of a whole column that it was nulled.
  * Lower bounds (`[0:2]={...}`) are dropped, JSON has none.
  * @param element encoder of one element's text.
  * @param depth declared dimensions, at least 1.
@@ -40,7 +41,8 @@ export function arrayEncoder(element: Encode, depth: number, delimiter: number):
     }
     if (leadingBraces(src, i, end) !== depth) return false;
     let open = 0;
-    while (i < end) {
+    let encodable = true;
+    while (encodable && i < end) {
       const byte = src[i];
       if (byte === OPEN) {
         open++;
@@ -55,17 +57,17 @@ export function arrayEncoder(element: Encode, depth: number, delimiter: number):
         i++;
       } else if (byte === QUOTE) {
         i = cells.read(src, i + 1, end);
-        putCell(out, element, cells.bytes, 0, cells.length);
+        encodable = putCell(out, element, cells.bytes, 0, cells.length);
       } else {
         const from = i;
         while (i < end && src[i] !== delimiter && src[i] !== CLOSE) i++;
         if (isNull(src, from, i)) putNull(out);
-        else putCell(out, element, src, from, i);
+        else encodable = putCell(out, element, src, from, i);
       }
     }
     cells.release();
     // Only an hstore[] full of control characters can break the bound that every caller relies on.
-    return open === 0 && out.length - begin <= 6 * (end - start) + 64;
+    return encodable && open === 0 && out.length - begin <= 6 * (end - start) + 64;
   };
 }
 
@@ -112,12 +114,15 @@ function putNull(out: LineBuffer): void {
   out.appendPiece(NULL);
 }
 
-function putCell(out: LineBuffer, element: Encode, src: Buffer, start: number, end: number): void {
+function putCell(
+  out: LineBuffer,
+  element: Encode,
+  src: Buffer,
+  start: number,
+  end: number,
+): boolean {
   out.reserve(6 * (end - start) + 64);
-  const before = out.length;
-  if (element(out, src, start, end)) return;
-  out.length = before;
-  putNull(out);
+  return element(out, src, start, end);
 }
 
 /** Behind `[0:2]=`, which array_out prints when a lower bound is not 1. No other value begins with a bracket. */

@@ -3,30 +3,32 @@
  * so what a catalog promises and what a record holds cannot drift apart.
  *
  * Fragments and renderings follow Airbyte's Postgres source (https://docs.airbyte.com/integrations/sources/postgres)
- * without its faults. Deviations, all on purpose:
- * - geometric types leave as the server prints them (`(3,7)`, not Java's `(3.0,7.0)`);
- * - arrays follow the rule of their element: `bytea[]` hex, `bit[]` strings, `oid[]` and `numeric(20,0)[]` integers;
- * - time and timestamp always have six digits of fraction, 24:00 is 23:59:59.999999;
- * - an element that has no JSON form nulls itself, not its array.
+ * without its faults, and are the same from a table and from the write-ahead log. docs/types.md has the table, and why
+ * a value differs where it does.
  */
 import type { JsonObject } from './airbyte/protocol.ts';
 import { arrayEncoder } from './column-arrays.ts';
+import { encodeGeometry } from './column-geometry.ts';
 import {
+  encodeBase64,
+  encodeBit,
   encodeBoolean,
   encodeBytea,
-  encodeDate,
   encodeDigits,
   encodeHstore,
   encodeMoney,
   encodeNumber,
   encodePlain,
   encodeText,
+  type Encode,
+} from './column-text.ts';
+import {
+  encodeDate,
   encodeTime,
   encodeTimestamp,
   encodeTimestampTz,
   encodeTimeTz,
-  type Encode,
-} from './column-text.ts';
+} from './column-times.ts';
 import type { PgType } from './postgres/types.ts';
 
 export type { Encode } from './column-text.ts';
@@ -53,7 +55,12 @@ const STRING: ColumnType = { jsonSchema: { type: 'string' }, encode: encodeText 
 /** Strings that never need an escape. */
 const PLAIN: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodePlain };
 const BYTEA: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodeBytea };
+/** Elements of bytea[]. */
+const BASE64: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodeBase64 };
+/** Elements of bit(1)[]. */
+const BIT_FLAG: ColumnType = { jsonSchema: BOOLEAN.jsonSchema, encode: encodeBit };
 const HSTORE: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodeHstore };
+const GEOMETRY: ColumnType = { jsonSchema: STRING.jsonSchema, encode: encodeGeometry };
 const DATE: ColumnType = { jsonSchema: { type: 'string', format: 'date' }, encode: encodeDate };
 const TIME: ColumnType = {
   jsonSchema: { type: 'string', format: 'time', airbyte_type: 'time_without_timezone' },
@@ -109,14 +116,14 @@ const UNORDERED: readonly BuiltIn[] = [
   ['oidvector', 30, 1013, PLAIN],
   ['json', 114, 199, STRING],
   ['xml', 142, 143, STRING],
-  ['point', 600, 1017, PLAIN],
-  ['lseg', 601, 1018, PLAIN],
-  ['path', 602, 1019, PLAIN],
-  ['box', 603, 1020, PLAIN],
-  ['polygon', 604, 1027, PLAIN],
-  ['line', 628, 629, PLAIN],
+  ['point', 600, 1017, GEOMETRY],
+  ['lseg', 601, 1018, GEOMETRY],
+  ['path', 602, 1019, GEOMETRY],
+  ['box', 603, 1020, GEOMETRY],
+  ['polygon', 604, 1027, GEOMETRY],
+  ['line', 628, 629, GEOMETRY],
   ['cidr', 650, 651, PLAIN],
-  ['circle', 718, 719, PLAIN],
+  ['circle', 718, 719, GEOMETRY],
   ['macaddr8', 774, 775, PLAIN],
   ['money', 790, 791, MONEY],
   ['macaddr', 829, 1040, PLAIN],
@@ -157,8 +164,11 @@ const UNORDERED: readonly BuiltIn[] = [
   ['xid8', 5069, 271, PLAIN],
 ];
 
-const NUMERIC_OID = 1700;
+const BYTEA_OID = 17;
+const OID_OID = 26;
 const BOX_OID = 603;
+const BIT_OID = 1560;
+const NUMERIC_OID = 1700;
 
 const BUILT_INS = [...ORDERED, ...UNORDERED];
 const SCALARS: ReadonlyMap<number, ColumnType> = new Map(
@@ -208,7 +218,7 @@ function arrayType(
   dimensions: number,
   catalog: TypeCatalog,
 ): ColumnType {
-  const element = columnType(elementOid, typmod, 0, catalog);
+  const element = elementType(elementOid, typmod, catalog);
   const depth = Math.max(1, dimensions);
   let jsonSchema = element.jsonSchema;
   for (let wrapped = 0; wrapped < depth; wrapped++)
@@ -219,6 +229,22 @@ function arrayType(
     jsonSchema,
     encode: arrayEncoder(element.encode, depth, delimiter.charCodeAt(0)),
   };
+}
+
+/** Elements are as their type is alone, but for those that Airbyte's Postgres source has always treated otherwise. */
+function elementType(oid: number, typmod: number, catalog: TypeCatalog): ColumnType {
+  switch (oid) {
+    case BYTEA_OID:
+      return BASE64;
+    case OID_OID:
+    case NUMERIC_OID:
+      return NUMBER;
+    case BIT_OID:
+      // Its booleans are right for bit(1) only; -1 is an array that may hold any length.
+      return typmod === 1 ? BIT_FLAG : PLAIN;
+    default:
+      return columnType(oid, typmod, 0, catalog);
+  }
 }
 
 /**

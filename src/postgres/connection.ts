@@ -23,7 +23,9 @@ export type ConnectionSettings = {
 
 /** Formats that the encoders rely on (`column-types.ts`), and limits that keep us from harming or outliving the server. */
 const SESSION = [
-  `SET client_encoding = 'UTF8'`,
+  // In a database without an encoding the server converts nothing, but under UTF8 it would refuse bytes that are not.
+  `SELECT pg_catalog.set_config('client_encoding',
+     CASE pg_catalog.current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)`,
   `SET DateStyle = 'ISO, MDY'`,
   `SET IntervalStyle = 'postgres'`,
   `SET TimeZone = 'UTC'`,
