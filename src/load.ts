@@ -79,10 +79,10 @@ export function rowEncoder(context: LoadContext, stream: SyncStream, extra: numb
   return new RecordEncoder(stream.name, [...columns, ...hidden], stream.cdcColumns, context.clock);
 }
 
-/** All selected columns, without a condition. */
+/** All selected columns of the rows that are to be had. */
 export function wholeSelection(stream: SyncStream): Selection {
   const columns = stream.columns.map((column) => column.name);
-  return { columns, where: null, values: [], orderBy: null };
+  return { columns, where: stream.rowFilter, values: [], orderBy: null };
 }
 
 function readStamp(context: LoadContext, stream: SyncStream): ChangeStamp | null {

@@ -174,12 +174,29 @@ function explainCreation(error: unknown, slot: string, waitSeconds: number): unk
   return error;
 }
 
-/** Tells the server that it may forget what lies before `lsn`. Does nothing where the slot is there already. */
+/**
+ * Tells the server that it may forget what lies before `lsn`. Does nothing where the slot is there already.
+ *
+ * It is told twice. While a slot moves, the server notes the first position behind the old one from which decoding could
+ * begin, and keeps the WAL from there on: about as much as was confirmed a moment ago (two syncs' worth for us). Asked to
+ * move to where the slot stands by now it takes the last such position. See LogicalIncreaseRestartDecodingForSlot() in
+ * https://github.com/postgres/postgres/blob/master/src/backend/replication/logical/logical.c
+ */
 export async function confirmSlot(client: ClientBase, slot: string, lsn: Lsn): Promise<void> {
-  await client.query(
+  const { rowCount } = await client.query(
     `SELECT pg_catalog.pg_replication_slot_advance(slot_name, $2::pg_lsn)
        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn < $2::pg_lsn`,
     [slot, formatLsn(lsn)],
+  );
+  if (rowCount !== 0) await touchSlot(client, slot);
+}
+
+/** Moves the slot to where it is: nothing more is confirmed, but the server counts it as used, and may keep less for it. */
+export async function touchSlot(client: ClientBase, slot: string): Promise<void> {
+  await client.query(
+    `SELECT pg_catalog.pg_replication_slot_advance(slot_name, confirmed_flush_lsn)
+       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL`,
+    [slot],
   );
 }
 
