@@ -62,10 +62,7 @@ export async function syncWithWal(
   statuses: Statuses,
 ): Promise<void> {
   const { config, main, source, output, clock } = base;
-  const warn = (sentence: string): void => {
-    output.log('WARN', sentence);
-  };
-  const changing = await makeReady(base, cdc, planned, state.shared === null, warn);
+  const changing = await makeReady(base, cdc, planned, state.shared === null);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
   const publications = await publicationsInUse(main, cdc);
   const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
@@ -98,7 +95,7 @@ export async function syncWithWal(
     namings(source, state),
     (await publicationStatus(main, cdc.publication))?.allTables === true,
     source.types,
-    warn,
+    warnings(output),
   );
   const heartbeat = await Heartbeat.start(main, config, cdc, output);
   try {
@@ -123,10 +120,9 @@ async function makeReady(
   cdc: CdcConfig,
   planned: readonly SyncStream[],
   fresh: boolean,
-  warn: (sentence: string) => void,
 ): Promise<readonly SyncStream[]> {
   const { config, main, output } = base;
-  settingNotes(cdc).forEach(warn);
+  settingNotes(cdc).forEach(warnings(output));
   await refuseStandby(main);
   await claimSlot(main, cdc.slot);
   await logSlot(main, cdc.slot, 'At the start', output);
@@ -134,7 +130,13 @@ async function makeReady(
   await refuseBareStreams(main, cdc, planned);
   await warnOfUnseenWrites(base, planned);
   const limits = await publicationLimits(main, await publicationsInUse(main, cdc));
-  return withinLimits(planned, limits, warn);
+  return withinLimits(planned, limits, warnings(output));
+}
+
+function warnings(output: Output): (sentence: string) => void {
+  return (sentence) => {
+    output.log('WARN', sentence);
+  };
 }
 
 /** With a copy of the slot, as long as that takes. */
