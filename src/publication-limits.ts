@@ -92,11 +92,11 @@ export function withinLimits(
       });
     }
     const unpublished = new Set(own.flatMap((limit) => limit.unpublished));
-    const lacking = stream.columns.filter(({ name }) => unpublished.has(name));
+    const selected = new Set(stream.columns.map(({ name }) => name));
+    const lacking = [...unpublished].filter((name) => selected.has(name));
     const rowFilter = own.find(({ oid }) => oid === stream.relation.oid)?.filter ?? null;
     if (lacking.length > 0 || rowFilter !== null) {
-      const names = lacking.map(({ name }) => name);
-      tell(`${sentence(label(stream.name), names, rowFilter !== null)} ${withoutLimitsSql(own)}`);
+      tell(`${sentence(label(stream.name), lacking, rowFilter !== null)} ${withoutLimitsSql(own)}`);
     }
     return {
       ...stream,
