@@ -108,8 +108,11 @@ const HOLDER_WAIT_MS = 60_000;
 export async function awaitFreeSlot(client: ClientBase, slot: string): Promise<void> {
   const begun = Date.now();
   for (;;) {
-    const status = await slotStatus(client, slot);
-    if (status?.active !== true) return;
+    const { rows } = await client.query<{ held: boolean }>(
+      'SELECT active_pid IS NOT NULL AS held FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
+      [slot],
+    );
+    if (rows[0]?.held !== true) return;
     if (Date.now() - begun > HOLDER_WAIT_MS) {
       const holder = await slotHolder(client, slot);
       throw new ConnectorError(
