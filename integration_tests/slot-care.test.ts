@@ -53,7 +53,9 @@ test('a database without changes beside one that writes: what the server keeps i
   const connection = await connectTo(db);
   (await connection.sync()).succeeded();
   // Beside it one that is only told of what was emitted.
-  await db.query(`SELECT pg_copy_logical_replication_slot($1, 'unmoved_' || $1)`, [db.slot]);
+  await db.query(`SELECT pg_copy_logical_replication_slot($1::text, 'unmoved_' || $1::text)`, [
+    db.slot,
+  ]);
   const kept: number[] = [];
   const logs: string[] = [];
   for (let syncs = 0; syncs < 4; syncs += 1) {
@@ -141,23 +143,17 @@ test('idle_replication_slot_timeout: a sync that lasts longer keeps its slot', a
   try {
     await using db = await createDatabase(latest.url);
     await fill(db);
-    const connection = await connectTo(db);
-    (await connection.sync()).succeeded();
-    await db.query(`DELETE FROM metrics WHERE id = 1`);
-    (await connection.sync()).succeeded();
     await setServer(db, 'idle_replication_slot_timeout', '3s');
-    // A new chunk without publication, which has to be read; and somebody who keeps it from being read.
-    await db.query(
-      `INSERT INTO metrics VALUES ('${DAY_ZERO}'::timestamptz + interval '20 days', 1)`,
-    );
-    const chunk = await db.value<string>(
-      `SELECT max(c::text) FROM show_chunks('metrics', newer_than => '2026-01-15Z'::timestamptz) c`,
-    );
+    const connection = await connectTo(db);
     const holder = await db.client();
     try {
-      await holder.query(`BEGIN; LOCK TABLE ${chunk} IN ACCESS EXCLUSIVE MODE`);
-      const running = connection.sync();
-      await untilWaiting(db, 'system catalog');
+      // Somebody keeps a chunk from being read.
+      const chunk = await db.value<string>(`SELECT max(c::text) FROM show_chunks('metrics') c`);
+      const stop = stopWhen(nthState(1), async () => {
+        await holder.query(`BEGIN; LOCK TABLE ${chunk} IN ACCESS EXCLUSIVE MODE`);
+      });
+      const running = connection.sync(stop);
+      await untilWaiting(db, 'rows');
       const begun = Date.now();
       await until('the timeout has passed', async () => {
         await db.query('CHECKPOINT');
