@@ -134,7 +134,7 @@ test('a slot of another plugin, and a slot in use', async () => {
     ]);
     const answer = await checked(db);
     expect(answer.failures).toEqual([]);
-    expect(lineAbout(answer.warnings, /in use by server process \d+ \(application_name/)).toContain(
+    expect(lineAbout(answer.warnings, /in use by server process \d+ \(/)).toContain(
       `server process ${pid as number}`,
     );
   } finally {

@@ -6,11 +6,10 @@ import type { ClientBase } from 'pg';
 import type { Output } from './airbyte/output.ts';
 import { type Finding, warning } from './check-finding.ts';
 import { ConnectorError } from './errors.ts';
-import { slotStatus, type SlotStatus } from './postgres/slot.ts';
+import { SLOT_STATUS, type SlotStatus, type SlotStatusRow, toSlotStatus } from './postgres/slot.ts';
 
 /** Sizes in bytes, times in seconds. */
 export type SlotUse = SlotStatus & {
-  readonly activePid: number | null;
   /** WAL that the server keeps for it, and that it has not confirmed. */
   readonly retained: number | null;
   readonly lag: number | null;
@@ -27,7 +26,7 @@ export type SlotUse = SlotStatus & {
 };
 
 const USE = `
-SELECT s.active_pid AS "activePid", pg_wal_lsn_diff(now.lsn, s.restart_lsn)::float8 AS retained,
+SELECT ${SLOT_STATUS}, pg_wal_lsn_diff(now.lsn, s.restart_lsn)::float8 AS retained,
        pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn)::float8 AS lag, s.safe_wal_size::float8 AS safe,
        (SELECT nullif(setting::float8, -1) * 1048576 FROM pg_settings
          WHERE name = 'max_slot_wal_keep_size') AS "limit",
@@ -43,10 +42,11 @@ SELECT s.active_pid AS "activePid", pg_wal_lsn_diff(now.lsn, s.restart_lsn)::flo
 
 /** Null: there is no slot of that name. */
 export async function slotUse(client: ClientBase, slot: string): Promise<SlotUse | null> {
-  const status = await slotStatus(client, slot);
-  const { rows } = await client.query<Omit<SlotUse, keyof SlotStatus>>(USE, [slot]);
-  const [use] = rows;
-  return status === null || use === undefined ? null : { ...status, ...use };
+  const { rows } = await client.query<SlotStatusRow & Omit<SlotUse, keyof SlotStatus>>(USE, [slot]);
+  const [row] = rows;
+  if (row === undefined) return null;
+  const { retained, lag, safe, limit, walPerSecond, idleTimeout, idle } = row;
+  return { ...toSlotStatus(row), retained, lag, safe, limit, walPerSecond, idleTimeout, idle };
 }
 
 /** Of what the server allows: from here on somebody should know. */

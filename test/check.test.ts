@@ -42,7 +42,6 @@ const slot: SlotUse = {
   invalidationReason: null,
   confirmed: parseLsn('0/200'),
   restart: parseLsn('0/100'),
-  activePid: null,
   retained: GIGABYTE,
   lag: 0,
   safe: null,
