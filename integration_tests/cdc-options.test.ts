@@ -95,6 +95,21 @@ test('"While reading Data": the slot follows the states within the sync, and nev
   await connection.expectEqual('metrics', 'orders');
 });
 
+test('"While reading Data": a sync that is killed is gone on with from the last state that it delivered', async () => {
+  await using db = await createDatabase();
+  await fill(db);
+  const pace = { timescaledb_max_concurrent_chunks: 1 };
+  const connection = await connectTo(db, {}, { ...pace, ...method(db, WHILE_READING) });
+  for (const killAfterStates of [5, 12]) await connection.sync({ killAfterStates });
+  await db.query(
+    'UPDATE metrics SET value = 1 WHERE device < 100; DELETE FROM orders WHERE id < 50',
+  );
+  await connection.sync({ killAfterStates: 2 });
+  (await connection.sync()).succeeded();
+  expect(await confirmed(db)).toBe(lsnOf(connection.destination.state));
+  await connection.expectEqual('metrics', 'orders');
+});
+
 test('"After loading Data": within a sync the slot stays at the state that came in', async () => {
   await using db = await createDatabase();
   await fill(db);

@@ -17,7 +17,7 @@ export type SlotUse = SlotStatus & {
   readonly safe: number | null;
   /** max_slot_wal_keep_size; null where there is no limit. */
   readonly limit: number | null;
-  /** WAL that the server writes in a second, over the time that its statistics cover. */
+  /** WAL that the server writes in a second, over the time that its statistics cover; asked for near the limit only. */
   readonly walPerSecond: number | null;
   /** idle_replication_slot_timeout (PostgreSQL 18); null where there is none. */
   readonly idleTimeout: number | null;
@@ -30,8 +30,6 @@ SELECT ${SLOT_STATUS}, pg_wal_lsn_diff(now.lsn, s.restart_lsn)::float8 AS retain
        pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn)::float8 AS lag, s.safe_wal_size::float8 AS safe,
        (SELECT nullif(setting::float8, -1) * 1048576 FROM pg_settings
          WHERE name = 'max_slot_wal_keep_size') AS "limit",
-       (SELECT wal_bytes::float8 / greatest(1, extract(epoch FROM clock_timestamp() - stats_reset))::float8
-          FROM pg_stat_wal) AS "walPerSecond",
        nullif(extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::float8, 0)
          AS "idleTimeout",
        extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8 AS idle
@@ -40,23 +38,37 @@ SELECT ${SLOT_STATUS}, pg_wal_lsn_diff(now.lsn, s.restart_lsn)::float8 AS retain
                          ELSE pg_current_wal_lsn() END AS lsn) now
  WHERE s.slot_name = $1`;
 
-/** Null: there is no slot of that name. */
-export async function slotUse(client: ClientBase, slot: string): Promise<SlotUse | null> {
-  const { rows } = await client.query<SlotStatusRow & Omit<SlotUse, keyof SlotStatus>>(USE, [slot]);
-  const [row] = rows;
-  if (row === undefined) return null;
-  const { retained, lag, safe, limit, walPerSecond, idleTimeout, idle } = row;
-  return { ...toSlotStatus(row), retained, lag, safe, limit, walPerSecond, idleTimeout, idle };
-}
+const WAL_RATE = `
+SELECT wal_bytes::float8 / greatest(1, extract(epoch FROM clock_timestamp() - stats_reset))::float8 AS rate
+  FROM pg_stat_wal`;
 
 /** Of what the server allows: from here on somebody should know. */
 const SHARE_TO_TELL = 0.5;
+
+/** Null: there is no slot of that name. */
+export async function slotUse(client: ClientBase, slot: string): Promise<SlotUse | null> {
+  const { rows } = await client.query<
+    SlotStatusRow & Omit<SlotUse, keyof SlotStatus | 'walPerSecond'>
+  >(USE, [slot]);
+  const [row] = rows;
+  if (row === undefined) return null;
+  const { retained, lag, safe, limit, idleTimeout, idle } = row;
+  const rates = isNearLimit(row)
+    ? (await client.query<{ rate: number | null }>(WAL_RATE)).rows
+    : [];
+  const walPerSecond = rates[0]?.rate ?? null;
+  return { ...toSlotStatus(row), retained, lag, safe, limit, walPerSecond, idleTimeout, idle };
+}
+
+function isNearLimit({ limit, safe }: Pick<SlotUse, 'limit' | 'safe'>): boolean {
+  return limit !== null && safe !== null && 1 - safe / limit >= SHARE_TO_TELL;
+}
 
 /** What will make the server give the slot up, before it does. */
 export function slotDangers(slot: string, use: SlotUse): readonly Finding[] {
   const findings: Finding[] = [];
   const { limit, safe, idle, idleTimeout } = use;
-  if (limit !== null && safe !== null && 1 - safe / limit >= SHARE_TO_TELL) {
+  if (limit !== null && safe !== null && isNearLimit(use)) {
     findings.push(
       warning(
         `The replication slot "${slot}" is lost after another ${bytesText(safe)} of WAL${timeLeft(safe, use.walPerSecond)}: ${percent(1 - safe / limit)} of max_slot_wal_keep_size (${bytesText(limit)}) is used up.`,
