@@ -67,10 +67,10 @@ test('a database without changes beside one that writes: what the server keeps i
   // The state of a sync is confirmed by the next one: so much is kept for the destination's sake, and no more.
   for (const bytes of kept.slice(1)) expect(bytes).toBeLessThan(12 * MB);
   expect(logs.join('\n')).toMatch(
-    /At the start the server keeps 19\.\d MB of WAL for the replication slot/,
+    /At the start the server keeps (19|2\d)\.\d MB of WAL for the replication slot/,
   );
   expect(logs.join('\n')).toMatch(
-    /At the end the server keeps 9\.\d MB of WAL .*; 9\.\d MB are not confirmed/,
+    /At the end the server keeps (9|1\d)\.\d MB of WAL .*; (9|1\d)\.\d MB are not confirmed/,
   );
 });
 
@@ -108,10 +108,9 @@ test('max_slot_wal_keep_size: told by sync and check before it bites, and what a
     );
     const lost = stopWhen(nthState(1), () => loseSlot(db));
     const result = await connection.sync(lost);
-    // It may have read its changes by then; if not, it says so, and so does every later one.
-    if (result.exitCode !== 0) {
-      expect(result.errors()[0]).toMatchObject({ failure_type: 'config_error' });
-    }
+    // It may have read its changes by then; if not, it says so. Every later one does.
+    if (result.exitCode === 0) expect(result.records()).toHaveLength(100);
+    else expect(result.errors()[0]?.message).toMatch(/slot \w+ is lost/);
     const refused = await connection.attempt();
     expect(refused.errors()[0]?.message).toMatch(/slot \w+ is lost \(wal_removed\)/);
     lineAbout((await checked(db)).failures, /is lost \(wal_removed\)/);
@@ -143,7 +142,7 @@ test('idle_replication_slot_timeout: a sync that lasts longer keeps its slot', a
   try {
     await using db = await createDatabase(latest.url);
     await fill(db);
-    await setServer(db, 'idle_replication_slot_timeout', '3s');
+    await setServer(db, 'idle_replication_slot_timeout', '4s');
     const connection = await connectTo(db);
     const holder = await db.client();
     try {
@@ -154,10 +153,16 @@ test('idle_replication_slot_timeout: a sync that lasts longer keeps its slot', a
       });
       const running = connection.sync(stop);
       await untilWaiting(db, 'rows');
+      await until('the slot is touched', () =>
+        db.value<boolean>(
+          `SELECT inactive_since > now() - interval '1 second' FROM pg_replication_slots WHERE slot_name = $1`,
+          [db.slot],
+        ),
+      );
       const begun = Date.now();
       await until('the timeout has passed', async () => {
         await db.query('CHECKPOINT');
-        return Date.now() - begun > 5000;
+        return Date.now() - begun > 6000;
       });
       await holder.query('COMMIT');
       (await running).succeeded();
