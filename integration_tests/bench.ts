@@ -1,5 +1,5 @@
 /**
- * What the connector costs beside others that read the same rows: `npm run bench -- read|wal|idle|plan`.
+ * What the connector costs beside others that read the same rows: `npm run bench -- read|wal|idle|plan|retained`.
  *
  *   --rows-percent N   of the full sizes (100)      --rounds N   interleaved rounds (5)
  *   --only a,b         some of the tables or cases  --quick      fewer contestants
@@ -15,6 +15,7 @@ import { compilePrograms } from './bench-contestants.ts';
 import { benchIdle } from './bench-idle.ts';
 import { benchPlan } from './bench-plan.ts';
 import { benchRead } from './bench-read.ts';
+import { benchRetained } from './bench-retained.ts';
 import { benchWal } from './bench-wal.ts';
 import { createDatabase, type Database } from './database.ts';
 import { Printer } from './demo-print.ts';
@@ -23,7 +24,13 @@ import type { BenchOptions } from './bench-options.ts';
 
 const BENCHMARKS: Readonly<
   Record<string, (db: Database, options: BenchOptions, out: Printer) => Promise<void>>
-> = { read: benchRead, wal: benchWal, idle: benchIdle, plan: benchPlan };
+> = {
+  read: benchRead,
+  wal: benchWal,
+  idle: benchIdle,
+  plan: benchPlan,
+  retained: benchRetained,
+};
 
 const NAMES = Object.keys(BENCHMARKS).join(', ');
 

@@ -2,6 +2,7 @@
 import pg from 'pg';
 import { expect, test } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
+import { movableClock } from './clock.ts';
 import { run } from './connector.ts';
 import { createDatabase, type Database, until } from './database.ts';
 import { expectRefused } from './refusals.ts';
@@ -175,6 +176,15 @@ test('case C20: a slot whose making a long transaction holds up would be left be
   await connection.expectEqual('readings', 'orders');
 });
 
+/** A sync waits for whoever uses the slot. */
+async function whenAsking(db: Database): Promise<void> {
+  await until('a sync asks who uses the slot', async () =>
+    (await sessions(db)).some(
+      ({ purpose, query }) => purpose === 'system catalog' && query.includes('AS held FROM'),
+    ),
+  );
+}
+
 test('case C20: a walsender that still holds the slot would make a sync skip, or confirm for it', async () => {
   await using db = await createDatabase();
   const connection = await synced(db);
@@ -182,7 +192,11 @@ test('case C20: a walsender that still holds the slot would make a sync skip, or
   await insert(db, 2);
   (await connection.sync()).succeeded();
   await insert(db, 3);
-  const zombie = new pg.Client({ connectionString: db.url, replication: 'database' } as object);
+  const zombie = new pg.Client({
+    connectionString: db.url,
+    application_name: 'zombie',
+    replication: 'database',
+  } as object);
   zombie.on('error', () => undefined);
   await zombie.connect();
   const streaming = zombie
@@ -192,7 +206,23 @@ test('case C20: a walsender that still holds the slot would make a sync skip, or
     .catch(() => undefined);
   try {
     await until('the slot is in use', async () => (await db.slots())[0]?.active === true);
-    expectRefused(await connection.attempt(), 'transient_error', /in use|is active for PID/);
+    const clock = movableClock(61);
+    const message = expectRefused(
+      await connection.attempt({
+        env: clock.env,
+        onStart: (child) =>
+          void whenAsking(db).then(() => {
+            clock.putForward(child);
+          }),
+      }),
+      'transient_error',
+      /slot \w+ is in use by server process/,
+    );
+    const [slot] = await db.query<{ pid: number }>(
+      'SELECT active_pid AS pid FROM pg_replication_slots WHERE slot_name = $1',
+      [db.slot],
+    );
+    expect(message).toContain(`server process ${slot?.pid} (application_name "zombie", from `);
   } finally {
     await db.query(
       'SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1',

@@ -20,6 +20,7 @@ import {
   type SlotStatus,
   targetLsn,
 } from './postgres/slot.ts';
+import { awaitFreeSlot } from './slot-care.ts';
 import type { SharedState } from './state.ts';
 
 export type StartPosition = {
@@ -44,6 +45,7 @@ export async function startPosition(
   output: Output,
 ): Promise<StartPosition> {
   const identity = await serverIdentity(client);
+  await awaitFreeSlot(client, cdc.slot);
   const status = await slotStatus(client, cdc.slot);
   const publicationOid = (await publicationStatus(client, cdc.publication))?.oid ?? null;
   if (shared !== null) {
@@ -67,6 +69,7 @@ export async function startPosition(
       publication: cdc.publication,
       publicationOid,
       publicationsSeen: null,
+      columns: null,
       settled: false,
       ...identity,
     },
@@ -142,7 +145,10 @@ function cannotGoOn(
   const problem = slotProblem(cdc, status, database);
   if (problem !== null) return problem;
   if (status.confirmed !== null && status.confirmed > shared.lsn) {
-    return `The replication slot ${cdc.slot} has moved to ${formatLsn(status.confirmed)}, beyond the state at ${formatLsn(shared.lsn)}.`;
+    const why = cdc.confirmWhileReading
+      ? ' `lsn_commit_behaviour` is "While reading Data", so a sync whose records were not stored may have confirmed them.'
+      : '';
+    return `The replication slot ${cdc.slot} has moved to ${formatLsn(status.confirmed)}, beyond the state at ${formatLsn(shared.lsn)}.${why}`;
   }
   return null;
 }

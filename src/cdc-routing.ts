@@ -35,6 +35,9 @@ export class ChangeRouting {
   /** Of this database; grows with types that the WAL announces. */
   readonly #types: Map<number, PgType>;
   readonly #routes = new Map<number, Route>();
+  /** Columns of which the WAL holds something else, that were told of. */
+  readonly #told = new Set<string>();
+  readonly #tell: (sentence: string) => void;
   /** The stream met a chunk that has to be read before its changes count. */
   foundUnread = false;
 
@@ -47,7 +50,9 @@ export class ChangeRouting {
     hypertables: readonly ChunkNaming[],
     publishesEverything: boolean,
     types: ReadonlyMap<number, PgType>,
+    tell: (sentence: string) => void,
   ) {
+    this.#tell = tell;
     this.#client = client;
     this.#ledger = ledger;
     this.#book = book;
@@ -138,8 +143,24 @@ export class ChangeRouting {
     if (unknown.length > 0) {
       for (const [oid, type] of await loadTypes(this.#client, unknown)) this.#types.set(oid, type);
     }
+    this.#tellOfColumns(stream, relation);
     const columns = relation.columns.map((column) => this.#column(stream, column));
     return new RecordEncoder(stream.name, columns, stream.cdcColumns, this.#clock);
+  }
+
+  /** The WAL holds rows as the table was when they were written: once for each column. */
+  #tellOfColumns(stream: SyncStream, relation: RelationMessage): void {
+    const written = new Map(relation.columns.map((column) => [column.name, column]));
+    for (const { name, typeOid } of stream.columns) {
+      const then = written.get(name);
+      const key = JSON.stringify([stream.key, name, then?.typeOid ?? null]);
+      if (then?.typeOid === typeOid || this.#told.has(key)) continue;
+      this.#told.add(key);
+      const what = then === undefined ? 'without the column' : 'with another type of the column';
+      this.#tell(
+        `Some changes of ${label(stream.name)} were written ${what} "${name}", since the table or the publication was altered. If rows look wrong, refresh the stream.`,
+      );
+    }
   }
 
   #column(stream: SyncStream, { name, typeOid, typmod }: RelationColumn): RecordColumn | null {

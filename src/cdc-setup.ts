@@ -13,10 +13,12 @@ import {
   createPublicationSql,
   insertsPublication,
   publicationStatus,
+  type PublicationStatus,
   publishedWithoutIdentity,
   type TableName,
 } from './postgres/publication.ts';
 import type { Relation } from './postgres/relations.ts';
+import { sessionText } from './slot-care.ts';
 
 export type CdcConfig = Extract<Config['replication'], { method: 'CDC' }>;
 
@@ -49,16 +51,42 @@ export async function claimSlot(client: Client, slot: string): Promise<void> {
     );
     if (rows[0]?.claimed === true) return;
     if (Date.now() - begun > CLAIM_WAIT_MS) {
-      throw new ConnectorError(`Another sync is reading from the replication slot ${slot}.`, {
-        kind: 'transient_error',
-        fix: 'Give each connection a slot of its own, or wait until the other sync has ended.',
-      });
+      const holder = await sessionText(client, CLAIM_HOLDER, [slot]);
+      throw new ConnectorError(
+        `Another sync is reading from the replication slot ${slot}: ${holder}.`,
+        {
+          kind: 'transient_error',
+          fix: 'Give each connection a slot of its own, or wait until the other sync has ended.',
+        },
+      );
     }
     await new Promise((resolve) => setTimeout(resolve, 250));
   }
 }
 
 const CLAIM_WAIT_MS = 60_000;
+
+const CLAIM_HOLDER = `
+SELECT pid FROM pg_catalog.pg_locks
+ WHERE locktype = 'advisory' AND granted AND objsubid = 2
+   AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+   AND classid = pg_catalog.hashtext('source-timescaledb')::oid AND objid = pg_catalog.hashtext($1)::oid`;
+
+/** What the settings cost, or do not mean here, as sentences. */
+export function settingNotes(cdc: CdcConfig): readonly string[] {
+  return [
+    ...(cdc.confirmWhileReading
+      ? [
+          '`lsn_commit_behaviour` is "While reading Data": the server forgets changes as soon as a STATE with them was written. What the destination fails to store is lost; the next sync finds out and stops, or reads every stream anew.',
+        ]
+      : []),
+    ...(cdc.asksForWal2json
+      ? [
+          '`plugin` asks for wal2json: only pgoutput is used, and a slot that was made with wal2json is refused.',
+        ]
+      : []),
+  ];
+}
 
 /**
  * What a read has seen decides which changes come after it, and a snapshot taken on a standby does not list the
@@ -97,7 +125,11 @@ export async function ensurePublication(
       if (errorCode(error) !== '42501') throw error;
     });
   }
-  if ((await publicationStatus(client, cdc.publication)) !== null) return;
+  const status = await publicationStatus(client, cdc.publication);
+  if (status !== null) {
+    refuseSubset(cdc, status);
+    return;
+  }
   const sql = createPublicationSql(cdc.publication, 'all changes');
   if (!config.managePublication) {
     throw new ConnectorError(`The publication ${cdc.publication} does not exist.`, {
@@ -106,6 +138,19 @@ export async function ensurePublication(
     });
   }
   await manage(client, sql);
+}
+
+/** A publication that leaves out kinds of changes shows tables as they never were. */
+function refuseSubset({ publication }: CdcConfig, status: PublicationStatus): void {
+  const lacking = (['insert', 'update', 'delete'] as const).filter((kind) => !status[kind]);
+  if (lacking.length === 0) return;
+  throw new ConnectorError(
+    `The publication ${publication} does not publish ${lacking.map((kind) => `${kind}s`).join(' and ')}: they would be lost.`,
+    {
+      kind: 'config_error',
+      fix: `Run: ALTER PUBLICATION ${escapeIdentifier(publication)} SET (publish = 'insert, update, delete, truncate'); and, if syncs have run with it, clear the connection. Tables that only ever get inserts belong into ${insertsPublication(publication)}.`,
+    },
+  );
 }
 
 /** DDL of ours, with the privilege named where it is missing. */

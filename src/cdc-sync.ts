@@ -13,7 +13,7 @@ import {
   unpublished,
 } from './cdc-setup.ts';
 import type { ChunkBook } from './chunk-book.ts';
-import { ConnectorError } from './errors.ts';
+import { ConnectorError, errorCode } from './errors.ts';
 import {
   type Budget,
   hypertableRows,
@@ -33,7 +33,7 @@ import {
   type TableName,
 } from './postgres/publication.ts';
 import { listLeaves } from './postgres/relations.ts';
-import { targetLsn } from './postgres/slot.ts';
+import { confirmSlot, targetLsn } from './postgres/slot.ts';
 import { RowLookup } from './row-lookup.ts';
 import { isVisible, parseVisibility } from './postgres/visibility.ts';
 
@@ -42,6 +42,9 @@ const ROUND_CHUNKS = 40;
 const ROUND_MS = 60_000;
 /** A STATE in the middle of a long stream: after this many records, or after the configured time. */
 const STATE_RECORDS = 50_000;
+/** Each time the server decodes again from the slot's restart position. */
+const CONFIRM_EVERY_MS = 10_000;
+const OBJECT_IN_USE = '55006';
 const VISIBLE_WAIT_MS = 60_000;
 /** So often a sync that has read all it knew looks for new chunks and finds some: then it leaves them to the next one. */
 const LAST_LOOKS = 20;
@@ -135,12 +138,16 @@ async function drain(context: CdcContext): Promise<void> {
   const lookup = new RowLookup(main, context.book);
   let invisible: number[] = [];
   let lastState = Date.now();
+  let lastConfirmed = lastState;
   const checkpoint = async (end: Lsn): Promise<void> => {
     await awaitVisible(main, invisible);
     invisible = [];
     ledger.passed(end);
     ledger.checkpoint(firstOf(streams));
     lastState = Date.now();
+    if (lastState - lastConfirmed < CONFIRM_EVERY_MS) return;
+    await confirmStated(context);
+    lastConfirmed = lastState;
   };
   const applier = new ChangeApplier(output, {
     sinkFor: (relation) => routing.sinkFor(relation),
@@ -174,6 +181,22 @@ async function drain(context: CdcContext): Promise<void> {
     );
   }
   if (output.recordsSinceState > 0) ledger.checkpoint(firstOf(streams));
+  await confirmStated(context);
+}
+
+/** With `lsn_commit_behaviour` "While reading Data" the server may forget what a STATE has told of: that, and no more. */
+export async function confirmStated(
+  context: Pick<CdcContext, 'main' | 'cdc' | 'ledger'>,
+): Promise<void> {
+  const { cdc, ledger, main } = context;
+  if (cdc.confirmWhileReading && ledger.stated !== null) {
+    try {
+      await confirmSlot(main, cdc.slot, ledger.stated);
+    } catch (error) {
+      // The heartbeat has it at this moment: the next confirmation is one for this too.
+      if (errorCode(error) !== OBJECT_IN_USE) throw error;
+    }
+  }
 }
 
 /** Under CDC a STATE is one of the whole connection, whichever stream asks. */

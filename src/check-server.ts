@@ -4,7 +4,7 @@ import { slotProblem } from './cdc-position.ts';
 import type { CdcConfig } from './cdc-setup.ts';
 import { failure, type Finding, warning } from './check-finding.ts';
 import type { Config } from './config.ts';
-import { type SlotStatus, slotStatus } from './postgres/slot.ts';
+import { bytesText, slotDangers, type SlotUse } from './slot-care.ts';
 import { isAtLeast } from './timescaledb/hypertables.ts';
 
 export type ServerFacts = {
@@ -22,8 +22,6 @@ export type ServerFacts = {
   readonly mayCreate: boolean;
   readonly slots: number;
   readonly slotsUsed: number;
-  /** max_slot_wal_keep_size in bytes; null where there is no limit. */
-  readonly slotLimit: number | null;
 };
 
 /** Managed servers hand the right out by membership: https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/Appendix.PostgreSQL.CommonDBATasks.Roles.html */
@@ -39,9 +37,7 @@ SELECT current_setting('server_version_num')::int AS version, current_setting('s
                      WHERE g.rolname = ANY ($1) AND pg_has_role(g.oid, 'MEMBER')) AS "mayReplicate",
        has_database_privilege(current_database(), 'CREATE') AS "mayCreate",
        current_setting('max_replication_slots')::int AS slots,
-       (SELECT count(*)::int FROM pg_replication_slots) AS "slotsUsed",
-       (SELECT nullif(setting::float8, -1) * 1048576 FROM pg_settings
-         WHERE name = 'max_slot_wal_keep_size') AS "slotLimit"`;
+       (SELECT count(*)::int FROM pg_replication_slots) AS "slotsUsed"`;
 
 /** One query that every supported version, and every older one that lets us in, can answer. */
 export async function serverFacts(client: ClientBase): Promise<ServerFacts> {
@@ -113,7 +109,7 @@ export function replicationRole(server: ServerFacts): readonly Finding[] {
 }
 
 /** One for the connection, and one for the copy that a sync reads from. */
-export function freeSlots(server: ServerFacts, slot: SlotFacts | null): readonly Finding[] {
+export function freeSlots(server: ServerFacts, slot: SlotUse | null): readonly Finding[] {
   const needed = slot === null ? 2 : 1;
   const free = server.slots - server.slotsUsed;
   if (free >= needed) return [];
@@ -125,37 +121,12 @@ export function freeSlots(server: ServerFacts, slot: SlotFacts | null): readonly
   ];
 }
 
-export type SlotFacts = SlotStatus & {
-  readonly activePid: number | null;
-  /** Bytes of WAL that the server keeps for it, and that it has not confirmed. */
-  readonly retained: number | null;
-  readonly lag: number | null;
-  /** Bytes that may still be written before it is lost; null where there is no limit. */
-  readonly safe: number | null;
-};
-
-const SLOT_USE = `
-SELECT s.active_pid AS "activePid", pg_wal_lsn_diff(now.lsn, s.restart_lsn)::float8 AS retained,
-       pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn)::float8 AS lag, s.safe_wal_size::float8 AS safe
-FROM pg_replication_slots s
-CROSS JOIN (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-                        ELSE pg_current_wal_lsn() END AS lsn) now
-WHERE s.slot_name = $1`;
-
-/** Null: there is no slot of that name. */
-export async function slotFacts(client: ClientBase, slot: string): Promise<SlotFacts | null> {
-  const status = await slotStatus(client, slot);
-  const { rows } = await client.query<Omit<SlotFacts, keyof SlotStatus>>(SLOT_USE, [slot]);
-  const [use] = rows;
-  return status === null || use === undefined ? null : { ...status, ...use };
-}
-
 /** A missing slot is made by the first read, unless we are to verify only. */
 export function usableSlot(
   config: Config,
   cdc: CdcConfig,
   server: ServerFacts,
-  slot: SlotFacts | null,
+  slot: SlotUse | null,
 ): readonly Finding[] {
   if (slot === null) {
     if (config.managePublication) return [];
@@ -185,18 +156,18 @@ export function usableSlot(
 
 const GIGABYTE = 1024 ** 3;
 
-/** Nothing here keeps a sync from running today. */
+/** Nothing here keeps a sync from running today. @param holder who uses the slot, as a sentence names it. */
 export function slotHealth(
   cdc: CdcConfig,
-  server: ServerFacts,
-  slot: SlotFacts | null,
+  slot: SlotUse | null,
+  holder: string | null,
 ): readonly Finding[] {
   if (slot === null) return [];
   const findings: Finding[] = [];
-  if (slot.active) {
+  if (holder !== null) {
     findings.push(
       warning(
-        `The replication slot "${cdc.slot}" is in use by another consumer (server process ${slot.activePid ?? 'unknown'}): what that one confirms is missing here.`,
+        `The replication slot "${cdc.slot}" is in use by ${holder}: what that one confirms is missing here.`,
         'Give each consumer a slot of its own.',
       ),
     );
@@ -204,23 +175,10 @@ export function slotHealth(
   if ((slot.retained ?? 0) > GIGABYTE) {
     findings.push(
       warning(
-        `The server keeps ${gigabytes(slot.retained)} of WAL for the replication slot "${cdc.slot}", of which ${gigabytes(slot.lag)} are not synced yet.`,
+        `The server keeps ${bytesText(slot.retained)} of WAL for the replication slot "${cdc.slot}", of which ${bytesText(slot.lag)} are not confirmed.`,
         'Sync more often, and end transactions that stay open for long.',
       ),
     );
   }
-  const { slotLimit } = server;
-  if (slotLimit !== null && slot.safe !== null && slot.safe < slotLimit / 4) {
-    findings.push(
-      warning(
-        `The replication slot "${cdc.slot}" is lost after another ${gigabytes(slot.safe)} of WAL: max_slot_wal_keep_size is ${gigabytes(slotLimit)}.`,
-        `Sync soon, or ALTER SYSTEM SET max_slot_wal_keep_size = '${Math.ceil((slotLimit * 4) / 1048576)}MB'; SELECT pg_reload_conf();`,
-      ),
-    );
-  }
-  return findings;
-}
-
-function gigabytes(bytes: number | null): string {
-  return `${(Math.max(0, bytes ?? 0) / GIGABYTE).toFixed(2)} GB`;
+  return [...findings, ...slotDangers(cdc.slot, slot)];
 }

@@ -22,19 +22,20 @@ import {
   replicationRole,
   type ServerFacts,
   serverFacts,
-  slotFacts,
   slotHealth,
   supportedVersions,
   usableSlot,
   walLevel,
 } from './check-server.ts';
 import { guards, markers, timescaleFacts } from './check-timescale.ts';
-import type { CdcConfig } from './cdc-setup.ts';
+import { type CdcConfig, settingNotes } from './cdc-setup.ts';
 import { type Config, type UnsupportedSetting, unsupportedSettings } from './config.ts';
 import { relationWarnings, schemaWarnings } from './discover.ts';
+import { limitFindings, publicationLimits } from './publication-limits.ts';
 import { loadSource, type SourceModel } from './source-model.ts';
 import { asConnectorError } from './errors.ts';
 import { connect } from './postgres/connection.ts';
+import { slotHolder, slotUse } from './slot-care.ts';
 
 /** Settings that say where and how to log in: without them a connection would be one to somewhere else. */
 const WAY_IN: ReadonlySet<string> = new Set([
@@ -91,14 +92,16 @@ async function checkServer(
   cdc: CdcConfig,
   server: ServerFacts,
 ): Promise<readonly Finding[]> {
-  const slot = await slotFacts(client, cdc.slot);
+  const slot = await slotUse(client, cdc.slot);
+  const holder = slot?.active === true ? await slotHolder(client, cdc.slot) : null;
   return [
+    ...settingNotes(cdc).map((sentence) => warning(sentence)),
     ...primary(server),
     ...walLevel(server),
     ...replicationRole(server),
     ...freeSlots(server, slot),
     ...usableSlot(config, cdc, server, slot),
-    ...slotHealth(cdc, server, slot),
+    ...slotHealth(cdc, slot, holder),
   ];
 }
 
@@ -111,6 +114,7 @@ async function checkChanges(
 ): Promise<readonly Finding[]> {
   const facts = await publicationFacts(client, config, cdc, source, server.mayCreate);
   const timescale = await timescaleFacts(client, source);
+  const limits = await publicationLimits(client, [facts.name, facts.insertsName]);
   return [
     ...publicationExists(config, server, facts),
     ...publishesChanges(source, facts),
@@ -118,6 +122,7 @@ async function checkChanges(
     ...coverage(config, server, facts),
     ...ownersStatements(source, facts),
     ...insertsOnly(config, server, facts),
+    ...limitFindings(source, limits),
     ...newChunks(facts),
     ...(timescale === null ? [] : [...markers(timescale), ...guards(timescale)]),
   ];

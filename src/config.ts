@@ -55,6 +55,8 @@ export type Config = {
         readonly heartbeatActionQuery: string;
         readonly resyncOnInvalidPosition: boolean;
         readonly initialLoadTimeoutHours: number;
+        /** An older configuration asks for the plugin wal2json, which no slot of ours has. */
+        readonly asksForWal2json: boolean;
       }
     | { readonly method: 'Standard' }
     | { readonly method: 'Xmin' };
@@ -242,13 +244,13 @@ function replicationOf(saved: SavedReplication | undefined): Config['replication
     heartbeatActionQuery: saved.heartbeat_action_query ?? '',
     resyncOnInvalidPosition: saved.invalid_cdc_cursor_position_behavior === 'Re-sync data',
     initialLoadTimeoutHours: saved.initial_load_timeout_hours ?? 8,
+    asksForWal2json: saved.plugin === 'wal2json',
   };
 }
 
 /** What `check` must refuse, or warn about, because this version does not do it yet. */
 export function unsupportedSettings(config: Config): readonly UnsupportedSetting[] {
   const { replication, timescaledb } = config;
-  const cdc = replication.method === 'CDC' ? replication : undefined;
   const found: UnsupportedSetting[] = [];
   const refuse = (isSet: boolean, property: string, wayOut: string): void => {
     const sentence = `\`${property}\` ${wayOut}`;
@@ -267,16 +269,6 @@ export function unsupportedSettings(config: Config): readonly UnsupportedSetting
     replication.method === 'Xmin',
     'replication_method',
     `Xmin ${unsupported} choose CDC or Standard.`,
-  );
-  refuse(
-    cdc?.confirmWhileReading === true,
-    'replication_method.lsn_commit_behaviour',
-    `"While reading Data" ${unsupported} choose "After loading Data in the destination".`,
-  );
-  refuse(
-    cdc !== undefined && cdc.heartbeatActionQuery !== '',
-    'replication_method.heartbeat_action_query',
-    `${unsupported} remove it.`,
   );
   warn(timescaledb.chunkCaching !== TUNING.chunkCaching, 'timescaledb_enable_chunk_caching');
   warn(

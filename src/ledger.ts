@@ -22,6 +22,8 @@ export class Ledger {
   readonly #kind: 'GLOBAL' | 'STREAM';
   /** Null without CDC, and where no stream of a CDC connection has changes to follow. */
   #shared: SharedState | null;
+  /** The position of the last STATE that this sync has written. */
+  #stated: Lsn | null = null;
 
   constructor(
     output: Output,
@@ -74,6 +76,11 @@ export class Ledger {
   get position(): Lsn {
     if (this.#shared === null) throw new Error('a sync without CDC has no position');
     return this.#shared.lsn;
+  }
+
+  /** The position of the last STATE that was written; null before the first one. */
+  get stated(): Lsn | null {
+    return this.#stated;
   }
 
   /** The publications were looked at with this visibility, and what follows from it is in every stream's progress. */
@@ -132,5 +139,6 @@ export class Ledger {
         sourceStats,
       },
     });
+    this.#stated = this.#shared?.lsn ?? null;
   }
 }

@@ -79,10 +79,10 @@ export function rowEncoder(context: LoadContext, stream: SyncStream, extra: numb
   return new RecordEncoder(stream.name, [...columns, ...hidden], stream.cdcColumns, context.clock);
 }
 
-/** All selected columns, without a condition. */
+/** All selected columns of the rows that are to be had. */
 export function wholeSelection(stream: SyncStream): Selection {
   const columns = stream.columns.map((column) => column.name);
-  return { columns, where: null, values: [], orderBy: null };
+  return { columns, where: stream.rowFilter, values: [], orderBy: null };
 }
 
 function readStamp(context: LoadContext, stream: SyncStream): ChangeStamp | null {
@@ -143,11 +143,17 @@ function tooMuchSeen(ledger: Ledger, stream: SyncStream): boolean {
   return seenBytes(hypertableRows(ledger, stream)) > MAX_SEEN_BYTES;
 }
 
-/** As many as configured, within the limit of connections: the system catalog takes one, the changes another. */
+/**
+ * As many as configured, within the limit of connections: the system catalog takes one, the changes another, a heartbeat
+ * statement a third one.
+ */
 function readersAtOnce(config: Config, cdc: boolean): number {
   const { maxConcurrentChunks } = config.timescaledb;
+  const { replication } = config;
+  const beats = replication.method === 'CDC' && replication.heartbeatActionQuery !== '';
+  const others = 1 + Number(cdc) + Number(cdc && beats);
   const limit = config.maxDbConnections ?? Number.POSITIVE_INFINITY;
-  return Math.max(1, Math.min(maxConcurrentChunks, limit - (cdc ? 2 : 1)));
+  return Math.max(1, Math.min(maxConcurrentChunks, limit - others));
 }
 
 /** @param open chunks that are not done; this one leaves them. @returns false when the chunk is gone. */

@@ -33,6 +33,8 @@ export type SyncStream = {
   readonly refresh: string;
   /** What the records hold: selected by the user, and there. */
   readonly columns: readonly Column[];
+  /** SQL: the rows that the publication shows; null: every one. */
+  readonly rowFilter: string | null;
   /** Which of CDC_COLUMNS the records hold. */
   readonly cdcColumns: readonly string[];
   /** What identifies a row; empty for a table without a key, whose rows are their own identity. */
@@ -139,6 +141,7 @@ function planStream(
       // The WAL does not carry generated columns, so a changed row would lose them: left out from the start.
       (column) => selected.has(column.name) && !(mode === 'cdc' && column.generated),
     ),
+    rowFilter: null,
     cdcColumns: mode === 'cdc' ? CDC_COLUMNS.filter((column) => selected.has(column)) : [],
     identity: keyColumns(relation, config),
     doubtfulDeletes: doubtfulDeletes(hypertable, source),

@@ -9,20 +9,37 @@ import {
   publicationsInUse,
   refuseBareStreams,
   refuseStandby,
+  settingNotes,
 } from './cdc-setup.ts';
-import { coverStreams, firstOf, syncChanges, visibilityNow } from './cdc-sync.ts';
+import {
+  type CdcContext,
+  confirmStated,
+  coverStreams,
+  firstOf,
+  syncChanges,
+  visibilityNow,
+} from './cdc-sync.ts';
 import { guards, timescaleFacts } from './check-timescale.ts';
 import type { Output } from './airbyte/output.ts';
 import { ChunkBook } from './chunk-book.ts';
+import { type ColumnMemory, compareColumns } from './remembered-columns.ts';
+import { Heartbeat } from './heartbeat.ts';
 import { Ledger } from './ledger.ts';
 import type { LoadContext } from './load.ts';
 import { label, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
-import { publicationStatus, publishedSince, type TableName } from './postgres/publication.ts';
+import {
+  alteredSince,
+  publicationStatus,
+  publishedSince,
+  type TableName,
+} from './postgres/publication.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import { replayed, startTable } from './progress.ts';
+import { publicationLimits, withinLimits } from './publication-limits.ts';
 import { readByQuery } from './read-query.ts';
+import { logSlot } from './slot-care.ts';
 import { visibilityIsExact } from './snapshot.ts';
 import { hypertableOf, type SourceModel } from './source-model.ts';
 import { type InputState, type SharedState, streamKey } from './state.ts';
@@ -40,21 +57,18 @@ export async function syncWithWal(
   base: Base,
   cdc: CdcConfig,
   plan: SyncPlan,
-  changing: readonly SyncStream[],
+  planned: readonly SyncStream[],
   state: InputState,
   statuses: Statuses,
 ): Promise<void> {
   const { config, main, source, output, clock } = base;
-  await refuseStandby(main);
-  await claimSlot(main, cdc.slot);
-  await ensurePublication(main, config, cdc, state.shared === null);
-  await refuseBareStreams(main, cdc, changing);
-  await warnOfUnseenWrites(base, changing);
+  const changing = await makeReady(base, cdc, planned, state.shared === null);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
   const publications = await publicationsInUse(main, cdc);
   const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
-  const unseen = await publishedUnseen(main, cdc, state.shared);
+  const unseen = await publishedUnseen(base, cdc, state.shared);
   const seen = await visibilityNow(main);
+  const columns = await columnsNow(base, changing, state.shared);
   const start = await startPosition(main, config, cdc, state.shared, base.handedIn, output);
   clock.raise(start.shared.cursorFloor);
   const ledger = new Ledger(
@@ -63,7 +77,7 @@ export async function syncWithWal(
     plan.streams,
     withoutGaps(state, changing, start.fresh ? null : [...added, ...unseen], output),
     'GLOBAL',
-    { ...start.shared, publicationsSeen: seen },
+    { ...start.shared, publicationsSeen: seen, columns },
   );
   const interrupted = !start.fresh && !start.shared.settled;
   await book.adopt(ledger, added, unseen, interrupted);
@@ -81,21 +95,72 @@ export async function syncWithWal(
     namings(source, state),
     (await publicationStatus(main, cdc.publication))?.allTables === true,
     source.types,
+    warnings(output),
   );
-  const names = await publicationsInUse(main, cdc);
-  const changes = await ChangeReader.open(await connect(config, 'changes'), cdc.slot, names);
+  const heartbeat = await Heartbeat.start(main, config, cdc, output);
   try {
     for (const stream of changing) statuses.started(stream);
-    await syncChanges({ ...context, cdc, routing, changes, streams: changing });
+    await followChanges({ ...context, cdc, routing, streams: changing });
+    for (const stream of plan.streams) {
+      if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
+    }
   } finally {
-    await changes.close();
-  }
-  for (const stream of plan.streams) {
-    if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
+    await heartbeat.stop();
   }
   // Also where nothing happened: the position moves on, and with it what the server may forget.
   ledger.checkpoint(firstOf(changing), true);
+  await confirmStated({ main, cdc, ledger });
+  await logSlot(main, cdc.slot, 'At the end', output);
   for (const stream of changing) statuses.complete(stream);
+}
+
+/** @returns the streams as the publications show them. */
+async function makeReady(
+  base: Base,
+  cdc: CdcConfig,
+  planned: readonly SyncStream[],
+  fresh: boolean,
+): Promise<readonly SyncStream[]> {
+  const { config, main, output } = base;
+  settingNotes(cdc).forEach(warnings(output));
+  await refuseStandby(main);
+  await claimSlot(main, cdc.slot);
+  await logSlot(main, cdc.slot, 'At the start', output);
+  await ensurePublication(main, config, cdc, fresh);
+  await refuseBareStreams(main, cdc, planned);
+  await warnOfUnseenWrites(base, planned);
+  const limits = await publicationLimits(main, await publicationsInUse(main, cdc));
+  return withinLimits(planned, limits, warnings(output));
+}
+
+function warnings(output: Output): (sentence: string) => void {
+  return (sentence) => {
+    output.log('WARN', sentence);
+  };
+}
+
+/** With a copy of the slot, as long as that takes. */
+async function followChanges(context: Omit<CdcContext, 'changes'>): Promise<void> {
+  const { config, main, cdc } = context;
+  const names = await publicationsInUse(main, cdc);
+  const changes = await ChangeReader.open(await connect(config, 'changes'), cdc.slot, names);
+  try {
+    await syncChanges({ ...context, changes });
+  } finally {
+    await changes.close();
+  }
+}
+
+/** What the columns are, for the state; what has become of them since the state that came in is told. */
+async function columnsNow(
+  { main, output }: Base,
+  changing: readonly SyncStream[],
+  shared: SharedState | null,
+): Promise<ColumnMemory> {
+  const then = shared?.publicationsSeen == null ? null : parseVisibility(shared.publicationsSeen);
+  const { now, changes } = await compareColumns(main, changing, shared?.columns ?? null, then);
+  for (const sentence of changes) output.log('WARN', sentence);
+  return now;
 }
 
 /** What the WAL will not show, and nothing here can tell afterwards: said in each sync, not only where somebody runs check. */
@@ -113,13 +178,20 @@ async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): 
 
 /** What was added to the publications since the state, by whomever: a killed sync of ours, or somebody by hand. */
 async function publishedUnseen(
-  main: Client,
+  { main, output }: Base,
   cdc: CdcConfig,
   shared: SharedState | null,
 ): Promise<readonly TableName[]> {
   if (shared?.publicationsSeen == null) return [];
   const then = parseVisibility(shared.publicationsSeen);
-  return publishedSince(main, await publicationsInUse(main, cdc), then);
+  const names = await publicationsInUse(main, cdc);
+  for (const name of await alteredSince(main, names, then)) {
+    output.log(
+      'WARN',
+      `The publication ${name} was altered since the last sync. If it published fewer kinds of changes meanwhile, those are missing: refresh the streams then.`,
+    );
+  }
+  return publishedSince(main, names, then);
 }
 
 /**

@@ -3,6 +3,7 @@
  *
  * Missing, null and `{}` always mean "to be read", never "done"; done is an explicit marker.
  */
+import type { ColumnMemory } from './remembered-columns.ts';
 import { ConnectorError } from './errors.ts';
 import { formatLsn, type Lsn, parseLsn } from './postgres/lsn.ts';
 import { formatVisibility, parseVisibility } from './postgres/visibility.ts';
@@ -27,6 +28,8 @@ export type SharedState = {
   readonly publicationsSeen: string | null;
   readonly systemIdentifier: string;
   readonly timeline: number;
+  /** What the columns of each stream were, by its label; null in states of before 0.2. */
+  readonly columns: ColumnMemory | null;
   /** The sync ended here by itself; false: more records may have left than this state tells of. */
   readonly settled: boolean;
 };
@@ -233,8 +236,15 @@ function parseShared(value: unknown): SharedState | null {
         : formatVisibility(formed(parseVisibility, shared['publications_seen'])),
     systemIdentifier: text(shared['system_identifier']),
     timeline: int(shared['timeline']),
+    columns: parseColumns(shared['columns']),
     settled: shared['settled'] === true,
   };
+}
+
+function parseColumns(value: unknown): ColumnMemory | null {
+  const columns = object(value);
+  if (columns === null) return null;
+  return new Map(Object.entries(columns).map(([name, memory]) => [name, text(memory)]));
 }
 
 /** The entry of one stream as it leaves. */
@@ -321,6 +331,7 @@ export function serialiseShared(shared: SharedState | null): JsonObject {
     publications_seen: shared.publicationsSeen,
     system_identifier: shared.systemIdentifier,
     timeline: shared.timeline,
+    columns: shared.columns === null ? null : Object.fromEntries(shared.columns),
     settled: shared.settled,
   };
 }

@@ -6,7 +6,6 @@ import {
   primary,
   replicationRole,
   type ServerFacts,
-  type SlotFacts,
   slotHealth,
   supportedVersions,
   usableSlot,
@@ -16,6 +15,7 @@ import { guards, markers, type TimescaleFacts } from '../src/check-timescale.ts'
 import { type Config, loadSpec, parseConfig } from '../src/config.ts';
 import type { CdcConfig } from '../src/cdc-setup.ts';
 import { parseLsn } from '../src/postgres/lsn.ts';
+import type { SlotUse } from '../src/slot-care.ts';
 import { isAtLeast } from '../src/timescaledb/hypertables.ts';
 
 const GIGABYTE = 1024 ** 3;
@@ -32,10 +32,9 @@ const server: ServerFacts = {
   mayCreate: true,
   slots: 10,
   slotsUsed: 8,
-  slotLimit: null,
 };
 
-const slot: SlotFacts = {
+const slot: SlotUse = {
   plugin: 'pgoutput',
   database: 'db',
   active: false,
@@ -43,13 +42,16 @@ const slot: SlotFacts = {
   invalidationReason: null,
   confirmed: parseLsn('0/200'),
   restart: parseLsn('0/100'),
-  activePid: null,
   retained: GIGABYTE,
   lag: 0,
   safe: null,
+  limit: null,
+  walPerSecond: null,
+  idleTimeout: null,
+  idle: null,
 };
 
-const lost: SlotFacts = {
+const lost: SlotUse = {
   ...slot,
   walStatus: 'lost',
   invalidationReason: 'wal_removed',
@@ -157,11 +159,11 @@ test('a missing slot is a failure only where none may be made', async () => {
 
 describe('the health of a slot', () => {
   const health = async (
-    use: Partial<SlotFacts>,
-    limit: number | null = null,
+    use: Partial<SlotUse>,
+    holder: string | null = null,
   ): Promise<readonly string[]> => {
     const [, cdc] = await configured();
-    const findings = slotHealth(cdc, { ...server, slotLimit: limit }, { ...slot, ...use });
+    const findings = slotHealth(cdc, { ...slot, ...use }, holder);
     expect(findings.every(({ severity }) => severity === 'warning')).toBe(true);
     return findings.map(({ sentence }) => sentence);
   };
@@ -169,20 +171,38 @@ describe('the health of a slot', () => {
   test('a gigabyte of WAL is fine, more is told', async () => {
     expect(await health({})).toEqual([]);
     expect(await health({ retained: 1.5 * GIGABYTE, lag: 0.25 * GIGABYTE })).toEqual([
-      expect.stringMatching(/keeps 1\.50 GB.*0\.25 GB are not synced/),
+      expect.stringMatching(/keeps 1\.50 GB.*256\.0 MB are not confirmed/),
     ]);
   });
 
-  test('the limit is told when little of it is left', async () => {
-    expect(await health({ safe: 2 * GIGABYTE }, 8 * GIGABYTE)).toEqual([]);
-    expect(await health({ safe: GIGABYTE }, 8 * GIGABYTE)).toEqual([
-      expect.stringMatching(/lost after another 1\.00 GB.*= '32768MB'/),
+  test('the limit is told when half of it is used up, and when it will be reached', async () => {
+    const limit = 8 * GIGABYTE;
+    expect(await health({ safe: 4.1 * GIGABYTE, limit })).toEqual([]);
+    // At first more than the limit may be written: segments are counted whole.
+    expect(await health({ safe: 8.1 * GIGABYTE, limit })).toEqual([]);
+    expect(await health({ safe: GIGABYTE, limit })).toEqual([
+      expect.stringMatching(/lost after another 1\.00 GB of WAL: 88 % of .* = '32768MB'/),
+    ]);
+    expect(await health({ safe: GIGABYTE, limit, walPerSecond: GIGABYTE / 3600 })).toEqual([
+      expect.stringMatching(/1\.00 GB of WAL, which the server writes in 60 min on average: 88 %/),
+    ]);
+    expect(await health({ safe: -1, limit })).toEqual([
+      expect.stringMatching(/another 0\.0 MB of WAL: 100 % of/),
+    ]);
+  });
+
+  test('a slot that nobody has used for half of the time that it may is told', async () => {
+    const idleTimeout = 86_400;
+    expect(await health({ idle: 43_000, idleTimeout })).toEqual([]);
+    expect(await health({ idle: 43_000, idleTimeout: null })).toEqual([]);
+    expect(await health({ idle: 64_800, idleTimeout })).toEqual([
+      expect.stringMatching(/not been used for 18 h: after 24 h .* = '345600s'/),
     ]);
   });
 
   test('another consumer is told', async () => {
-    expect(await health({ active: true, activePid: 4711 })).toEqual([
-      expect.stringMatching(/server process 4711/),
+    expect(await health({ active: true }, 'server process 4711')).toEqual([
+      expect.stringMatching(/in use by server process 4711/),
     ]);
   });
 });

@@ -3,6 +3,7 @@ import { Ajv } from 'ajv';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { JsonObject, JsonValue } from '../src/airbyte/protocol.ts';
+import { settingNotes } from '../src/cdc-setup.ts';
 import { parseConfig, unsupportedSettings } from '../src/config.ts';
 import { ConnectorError } from '../src/errors.ts';
 import { isJsonObject } from '../src/spec.ts';
@@ -64,6 +65,7 @@ describe('a valid configuration', () => {
       heartbeatActionQuery: '',
       resyncOnInvalidPosition: false,
       initialLoadTimeoutHours: 8,
+      asksForWal2json: false,
     });
   });
 });
@@ -103,6 +105,14 @@ describe('a saved configuration', () => {
       replication: { method: 'CDC', slot: 'airbyte_slot', initialWaitingSeconds: 300 },
     });
     expect(unsupportedSettings(config)).toEqual([]);
+  });
+
+  it.each(['pgoutput', 'wal2json'])('accepts the plugin %s, with any queue size', (plugin) => {
+    const config = parse({ replication_method: { ...CDC, plugin, queue_size: 1000 } });
+    expect(config.replication).toMatchObject({ asksForWal2json: plugin === 'wal2json' });
+    expect(unsupportedSettings(config)).toEqual([]);
+    const notes = config.replication.method === 'CDC' ? settingNotes(config.replication) : [];
+    expect(notes).toHaveLength(plugin === 'wal2json' ? 1 : 0);
   });
 
   it.each([
@@ -340,16 +350,6 @@ describe('unsupported settings', () => {
     ],
     ['jdbc_url_params', 'error', { jdbc_url_params: 'a=b' }],
     ['replication_method', 'error', { replication_method: { method: 'Xmin' } }],
-    [
-      'replication_method.lsn_commit_behaviour',
-      'error',
-      { replication_method: { ...CDC, lsn_commit_behaviour: 'While reading Data' } },
-    ],
-    [
-      'replication_method.heartbeat_action_query',
-      'error',
-      { replication_method: { ...CDC, heartbeat_action_query: 'SELECT 1' } },
-    ],
     ['timescaledb_enable_chunk_caching', 'warning', { timescaledb_enable_chunk_caching: false }],
     ['timescaledb_chunk_cache_ttl_minutes', 'warning', { timescaledb_chunk_cache_ttl_minutes: 9 }],
     ['timescaledb_record_metadata', 'warning', { timescaledb_record_metadata: true }],

@@ -17,6 +17,7 @@ const SHARED: SharedState = {
   publicationsSeen: '5:5:',
   systemIdentifier: '7300000000000000001',
   timeline: 1,
+  columns: null,
   settled: true,
 };
 

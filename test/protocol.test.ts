@@ -27,6 +27,7 @@ const SHARED: SharedState = {
   publicationsSeen: '5:5:',
   systemIdentifier: '7300000000000000001',
   timeline: 1,
+  columns: new Map([['public.metrics', '0a1b2c3d/16401']]),
   settled: false,
 };
 

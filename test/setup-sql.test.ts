@@ -18,7 +18,6 @@ const server: ServerFacts = {
   mayCreate: false,
   slots: 10,
   slotsUsed: 0,
-  slotLimit: null,
 };
 
 const metrics: PublishedTable = {

@@ -94,6 +94,9 @@ const shared: fc.Arbitrary<SharedState> = fc.record(
     publicationsSeen: fc.option(visibility),
     systemIdentifier: name,
     timeline: oid,
+    columns: fc.option(
+      fc.dictionary(name, name).map((columns) => new Map(Object.entries(columns))),
+    ),
     settled: fc.boolean(),
   },
   { noNullPrototype: true },

@@ -95,6 +95,7 @@ describe('a state that says something is understood', () => {
       publicationsSeen: null,
       systemIdentifier: '7300000000000000001',
       timeline: 1,
+      columns: null,
       settled: true,
     });
     expect(state.streams.get(streamKey(METRICS))).toEqual({ mode: 'cdc', progress: TABLE });

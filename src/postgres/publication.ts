@@ -5,7 +5,7 @@
 import { type ClientBase, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from '../errors.ts';
 import { fullIsNoIdentitySql } from './relations.ts';
-import { shortXid, type Visibility } from './visibility.ts';
+import { newerThanSql, shortXid, type Visibility } from './visibility.ts';
 
 export type PublicationStatus = {
   readonly oid: number;
@@ -189,6 +189,19 @@ async function addOne(client: ClientBase, publication: string, table: TableName)
   );
 }
 
+/** No older than the oldest transaction that is running. */
+const RECENT = `pg_catalog.age(m.xmin) <= pg_catalog.age(
+  (pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::numeric % 4294967296)::text::xid)`;
+
+/** Tables that are published with their schema: by pg_depend, since pg_publication_namespace is missing before PostgreSQL 15. */
+const SCHEMA_MEMBERS = `pg_catalog.pg_publication p
+  JOIN pg_catalog.pg_depend m ON m.refclassid = 'pg_publication'::regclass AND m.refobjid = p.oid
+   AND m.classid = to_regclass('pg_catalog.pg_publication_namespace')::oid
+  JOIN pg_catalog.pg_depend s ON s.classid = m.classid AND s.objid = m.objid
+   AND s.refclassid = 'pg_namespace'::regclass
+  JOIN pg_catalog.pg_class c ON c.relnamespace = s.refobjid AND c.relkind IN ('r', 'p')
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace`;
+
 /**
  * Members of the publications that transactions older than their membership may still be writing to, whoever added them:
  * also a sync that was killed while it awaited these writers.
@@ -201,9 +214,9 @@ export async function recentlyPublished(
     `SELECT m.prrelid::text AS oid
        FROM pg_catalog.pg_publication_rel m
        JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid
-      WHERE p.pubname = ANY ($1)
-        AND pg_catalog.age(m.xmin) <= pg_catalog.age(
-              (pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::numeric % 4294967296)::text::xid)`,
+      WHERE p.pubname = ANY ($1) AND ${RECENT}
+      UNION
+     SELECT c.oid::text FROM ${SCHEMA_MEMBERS} WHERE p.pubname = ANY ($1) AND ${RECENT}`,
     [publications],
   );
   return new Set(rows.map(({ oid }) => Number(oid)));
@@ -221,11 +234,27 @@ export async function publishedSince(
        JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid
        JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE p.pubname = ANY ($1)
-        AND (pg_catalog.age(m.xmin) BETWEEN 0 AND pg_catalog.age($2::xid) OR m.xmin = ANY ($3::xid[]))`,
+      WHERE p.pubname = ANY ($1) AND ${newerThanSql('m', 2)}
+      UNION
+     SELECT c.oid::text, n.nspname, c.relname FROM ${SCHEMA_MEMBERS}
+      WHERE p.pubname = ANY ($1) AND ${newerThanSql('m', 2)}`,
     [publications, shortXid(then.xmax), [...then.running].map(shortXid)],
   );
   return rows.map(({ oid, schema, name }) => ({ oid: Number(oid), schema, name }));
+}
+
+/** Names of publications whose own row is newer: what they publish of a change, their owner or name may have been another. */
+export async function alteredSince(
+  client: ClientBase,
+  publications: readonly string[],
+  then: Visibility,
+): Promise<readonly string[]> {
+  const { rows } = await client.query<{ name: string }>(
+    `SELECT p.pubname AS name FROM pg_catalog.pg_publication p
+      WHERE p.pubname = ANY ($1) AND ${newerThanSql('p', 2)} ORDER BY 1`,
+    [publications, shortXid(then.xmax), [...then.running].map(shortXid)],
+  );
+  return rows.map(({ name }) => name);
 }
 
 const WRITER_WAIT_MS = 15 * 60_000;

@@ -20,26 +20,35 @@ export type SlotStatus = {
   readonly restart: Lsn | null;
 };
 
+/** A row of `SLOT_STATUS`. */
+export type SlotStatusRow = {
+  readonly plugin: string | null;
+  readonly database: string | null;
+  readonly active: boolean;
+  readonly wal_status: string | null;
+  readonly reason: string | null;
+  readonly confirmed: string | null;
+  readonly restart: string | null;
+};
+
+/**
+ * Columns of pg_replication_slots `s`. invalidation_reason exists since PostgreSQL 17: taken from the row as JSON, so that
+ * older servers need no other query.
+ */
+export const SLOT_STATUS = `s.plugin, s.database, s.active, s.wal_status,
+       to_jsonb(s) ->> 'invalidation_reason' AS reason,
+       s.confirmed_flush_lsn::text AS confirmed, s.restart_lsn::text AS restart`;
+
 /** The slot as the server sees it, null where there is none of that name. */
 export async function slotStatus(client: ClientBase, slot: string): Promise<SlotStatus | null> {
-  const { rows } = await client.query<{
-    plugin: string | null;
-    database: string | null;
-    active: boolean;
-    wal_status: string | null;
-    reason: string | null;
-    confirmed: string | null;
-    restart: string | null;
-  }>(
-    // invalidation_reason exists since PostgreSQL 17: taken from the row as JSON, so that older servers need no other query.
-    `SELECT s.plugin, s.database, s.active, s.wal_status,
-            to_jsonb(s) ->> 'invalidation_reason' AS reason,
-            s.confirmed_flush_lsn::text AS confirmed, s.restart_lsn::text AS restart
-       FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`,
+  const { rows } = await client.query<SlotStatusRow>(
+    `SELECT ${SLOT_STATUS} FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`,
     [slot],
   );
-  const row = rows[0];
-  if (row === undefined) return null;
+  return rows[0] === undefined ? null : toSlotStatus(rows[0]);
+}
+
+export function toSlotStatus(row: SlotStatusRow): SlotStatus {
   return {
     plugin: row.plugin,
     database: row.database,
@@ -174,12 +183,29 @@ function explainCreation(error: unknown, slot: string, waitSeconds: number): unk
   return error;
 }
 
-/** Tells the server that it may forget what lies before `lsn`. Does nothing where the slot is there already. */
+/**
+ * Tells the server that it may forget what lies before `lsn`. Does nothing where the slot is there already.
+ *
+ * It is told twice. While a slot moves, the server notes the first position behind the old one from which decoding could
+ * begin, and keeps the WAL from there on: about as much as was confirmed a moment ago (two syncs' worth for us). Asked to
+ * move to where the slot stands by now it takes the last such position. See LogicalIncreaseRestartDecodingForSlot() in
+ * https://github.com/postgres/postgres/blob/master/src/backend/replication/logical/logical.c
+ */
 export async function confirmSlot(client: ClientBase, slot: string, lsn: Lsn): Promise<void> {
-  await client.query(
+  const { rowCount } = await client.query(
     `SELECT pg_catalog.pg_replication_slot_advance(slot_name, $2::pg_lsn)
        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn < $2::pg_lsn`,
     [slot, formatLsn(lsn)],
+  );
+  if (rowCount !== 0) await touchSlot(client, slot);
+}
+
+/** Moves the slot to where it is: nothing more is confirmed, but the server counts it as used, and may keep less for it. */
+export async function touchSlot(client: ClientBase, slot: string): Promise<void> {
+  await client.query(
+    `SELECT pg_catalog.pg_replication_slot_advance(slot_name, confirmed_flush_lsn)
+       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL`,
+    [slot],
   );
 }
 

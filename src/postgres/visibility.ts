@@ -53,3 +53,11 @@ export function widenXid(xid: number, near: bigint): bigint {
 export function shortXid(xid: bigint): string {
   return String(BigInt.asUintN(32, xid));
 }
+
+/**
+ * SQL: whether the row of a system catalog is of a transaction that was not visible then.
+ * @param first the number of two parameters: `shortXid` of the visibility's end, and of what was running in it.
+ */
+export function newerThanSql(row: string, first: number): string {
+  return `(pg_catalog.age(${row}.xmin) BETWEEN 0 AND pg_catalog.age($${first}::xid) OR ${row}.xmin = ANY ($${first + 1}::xid[]))`;
+}
