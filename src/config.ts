@@ -264,11 +264,6 @@ export function unsupportedSettings(config: Config): readonly UnsupportedSetting
   refuse(config.tunnel.method !== 'NO_TUNNEL', 'tunnel_method', `${unsupported} set NO_TUNNEL.`);
   refuse(config.jdbcUrlParams !== '', 'jdbc_url_params', `${unsupported} remove it.`);
   refuse(
-    replication.method === 'Xmin',
-    'replication_method',
-    `Xmin ${unsupported} choose CDC or Standard.`,
-  );
-  refuse(
     cdc?.confirmWhileReading === true,
     'replication_method.lsn_commit_behaviour',
     `"While reading Data" ${unsupported} choose "After loading Data in the destination".`,

@@ -10,7 +10,14 @@ export type Case = readonly [text: string | Buffer, json: string | null];
 export const TEXT_OID = 25;
 
 function pgType(row: Partial<PgType> & Pick<PgType, 'oid' | 'name' | 'kind'>): [number, PgType] {
-  const rest = { element: 0, base: 0, baseTypmod: -1, baseDimensions: 0, delimiter: ',' };
+  const rest = {
+    element: 0,
+    base: 0,
+    baseTypmod: -1,
+    baseDimensions: 0,
+    delimiter: ',',
+    ordered: false,
+  };
   return [row.oid, { ...rest, ...row }];
 }
 

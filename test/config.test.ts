@@ -339,7 +339,6 @@ describe('unsupported settings', () => {
       { tunnel_method: { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' } },
     ],
     ['jdbc_url_params', 'error', { jdbc_url_params: 'a=b' }],
-    ['replication_method', 'error', { replication_method: { method: 'Xmin' } }],
     [
       'replication_method.lsn_commit_behaviour',
       'error',

@@ -267,7 +267,7 @@ describe('a state that cannot be used is refused, with the way out', () => {
       "the Postgres source's ctid",
       [global(DEBEZIUM, entry(METRICS, { version: 2, state_type: 'ctid', ctid: '(0,1)' }))],
     ],
-    ['an unknown mode', [stream(METRICS, { ...BLOB, mode: 'xmin' })]],
+    ['an unknown mode', [stream(METRICS, { ...BLOB, mode: 'ctid' })]],
     ['a stream without progress', [stream(METRICS, { ...BLOB, progress: null })]],
     ['progress of no kind', of({})],
     ['a page that is no whole number', of({ ...TABLE, page: 1.5 })],

@@ -254,3 +254,26 @@ export async function listLeaves(
     heap: row.heap,
   }));
 }
+
+/**
+ * The relations under a table, at whatever depth, that were attached to it, or lie under one that was, by a transaction of
+ * this kind.
+ * @param since gives SQL over the `xmin` of that name; null: every transaction is of the kind.
+ */
+export async function joinedSince(
+  client: ClientBase,
+  root: number,
+  since: (xmin: string) => string | null,
+): Promise<ReadonlySet<number>> {
+  const joined = since('i.xmin') ?? 'true';
+  const { rows } = await client.query<{ oid: string }>(
+    `WITH RECURSIVE below (oid, joined) AS (
+       SELECT $1::oid, false
+       UNION ALL
+       SELECT i.inhrelid, b.joined OR ${joined} FROM below b JOIN pg_inherits i ON i.inhparent = b.oid
+     )
+     SELECT oid::bigint AS oid FROM below WHERE joined`,
+    [root],
+  );
+  return new Set(rows.map(({ oid }) => Number(oid)));
+}
