@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
 import { configuredCatalog, run } from './connector.ts';
 import { createDatabase, type Database, until } from './database.ts';
-import { Connection, connectTo } from './scenario.ts';
+import { type Connection, connectTo } from './scenario.ts';
 import type { RunResult } from './run-result.ts';
 
 const STANDARD = { replication_method: { method: 'Standard' } };
@@ -282,7 +282,7 @@ async function changesOf(it: Database): Promise<{ readonly lsn: number }> {
   return { lsn };
 }
 
-function position(lsn: number): object {
+function offset(lsn: number): object {
   return { transaction_id: null, lsn, lsn_proc: lsn, lsn_commit: lsn, txId: 1, ts_usec: 1 };
 }
 
@@ -292,7 +292,7 @@ test('by changes: goes on from the position; what is not said to be read is read
   const connection: Connection = await connectTo(it, {
     streams: ['kept', 'begun', 'old', 'metrics'],
   });
-  connection.destination.state = globalState(position(lsn), {
+  connection.destination.state = globalState(offset(lsn), {
     kept: SNAPSHOT_DONE,
     begun: { ...SNAPSHOT_DONE, ctid: '(0,1)', relation_filenode: 1 },
     old: { stream_name: 'old', stream_namespace: 'public', cursor_field: [] },
@@ -321,7 +321,7 @@ test('by changes: a slot beyond the position, a table published later, a publica
   await using it = await createDatabase();
   const { lsn } = await changesOf(it);
   const connection: Connection = await connectTo(it, { streams: ['kept'] });
-  const state = globalState(position(lsn), { kept: SNAPSHOT_DONE });
+  const state = globalState(offset(lsn), { kept: SNAPSHOT_DONE });
   const none = await connection.attempt({
     state: globalState({ ts_usec: 1 }, { kept: SNAPSHOT_DONE }),
   });
@@ -347,7 +347,7 @@ test('by changes: a slot beyond the position, a table published later, a publica
   await it.query(`DROP PUBLICATION ${it.publication};
                   CREATE PUBLICATION ${it.publication} FOR TABLE kept`);
   const made = await connection.attempt({
-    state: globalState(position(now), { kept: SNAPSHOT_DONE }),
+    state: globalState(offset(now), { kept: SNAPSHOT_DONE }),
   });
   expect(made.errors()[0]?.message).toMatch(/publication \S+ was made again/);
   expect(made.records()).toEqual([]);

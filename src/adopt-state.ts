@@ -144,7 +144,7 @@ function lowered(value: AirbyteValue, type: string): string {
   // A double leaves and enters JSON as the same double.
   if (Number.isSafeInteger(value) || type.startsWith('float')) return String(value);
   const below = nextBelow(value);
-  return /^int/.test(type) ? String(BigInt(Math.floor(below))) : String(below);
+  return type.startsWith('int') ? String(BigInt(Math.floor(below))) : String(below);
 }
 
 function nextBelow(value: number): number {

@@ -78,11 +78,9 @@ function cursorOf(blob: Readonly<Record<string, unknown>>): AirbyteStream['curso
 function xminOf(blob: Readonly<Record<string, unknown>>): bigint | null {
   const id = blob['xmin_raw_value'] ?? blob['xmin'] ?? null;
   if (id === null) return null;
-  const digits = String(id);
-  if (!/^\d+$/.test(digits) || (typeof id === 'number' && !Number.isSafeInteger(id))) {
-    throw invalid('a transaction id in it is not one');
-  }
-  return BigInt(digits);
+  if (typeof id === 'number' && Number.isSafeInteger(id) && id >= 0) return BigInt(id);
+  if (typeof id === 'string' && /^\d+$/.test(id)) return BigInt(id);
+  throw invalid('a transaction id in it is not one');
 }
 
 function pageOf(ctid: unknown): number {

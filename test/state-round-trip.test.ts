@@ -151,6 +151,8 @@ describe('a state', () => {
           kind: 'global',
           shared: position,
           streams: new Map(streams.map((stream) => [streamKey(stream), state])),
+          airbyteStreams: new Map(),
+          airbytePosition: null,
         });
       }),
     );
