@@ -282,9 +282,9 @@ async function sliceSources(
 ): Promise<readonly SliceSource[]> {
   const { relation } = stream;
   if (relation.kind !== 'partitioned')
-    return [{ ...relation, lockable: relation.kind === 'table' }];
+    return [{ ...relation, lockable: relation.kind === 'table' && relation.heap }];
   const leaves = await listLeaves(context.main, [relation.oid]);
-  return leaves.map((leaf) => ({ ...leaf, lockable: leaf.kind === 'table' }));
+  return leaves.map((leaf) => ({ ...leaf, lockable: leaf.heap }));
 }
 
 function slicePages({ checkpointTargetIntervalSeconds }: Config): number {

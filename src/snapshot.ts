@@ -158,7 +158,7 @@ export type SliceSource = {
   readonly name: string;
   /** Whether it can be read by ranges of ctid. */
   readonly heap: boolean;
-  /** Whether LOCK TABLE takes it: tables, but neither foreign tables nor materialized views. */
+  /** Whether LOCK TABLE takes it: tables that may be selected as a whole, but neither foreign tables nor materialized views. */
   readonly lockable: boolean;
 };
 
