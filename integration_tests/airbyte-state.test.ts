@@ -267,11 +267,20 @@ async function changesOf(it: Database): Promise<{ readonly lsn: number }> {
   const made = await it.value<string>(`SELECT xmin::text FROM pg_publication WHERE pubname = $1`, [
     it.publication,
   ]);
-  // The slot's picture of the system catalog reaches back to the oldest transaction of the whole server.
-  await until('the publication is older than every transaction', async () =>
-    it.value<boolean>(`SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > $1`, [made]),
-  );
   await it.query(`SELECT pg_create_logical_replication_slot('${it.slot}', 'pgoutput')`);
+  // Its oldest picture of the system catalog follows the oldest transaction, and at first the other slots, of the server.
+  await until(
+    'the publication is older than that picture',
+    async () => {
+      await it.query(`SELECT pg_log_standby_snapshot();
+                    SELECT pg_replication_slot_advance('${it.slot}', pg_current_wal_lsn())`);
+      return it.value<boolean>(
+        'SELECT catalog_xmin::text::bigint > $1 FROM pg_replication_slots WHERE slot_name = $2',
+        [made, it.slot],
+      );
+    },
+    90,
+  );
   const lsn = Number(
     await it.value<string>(`SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::text`),
   );
