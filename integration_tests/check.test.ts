@@ -202,11 +202,9 @@ test('settings that are not there yet are refused, and warned about where they o
   await using db = await createDatabase();
   await fill(db);
   const answer = await checked(db, {
-    replication_method: { method: 'Xmin' },
     schemas: ['Nowhere'],
     timescaledb_enable_chunk_caching: false,
   });
-  lineAbout(answer.failures, /Xmin is not supported/);
   lineAbout(answer.failures, /schema "Nowhere" does not exist/);
   lineAbout(answer.warnings, /timescaledb_enable_chunk_caching/);
   // Without its tunnel a host is another host: nothing is sent there.

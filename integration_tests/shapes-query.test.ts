@@ -92,10 +92,12 @@ test.for(['timestamptz', 'timestamp', 'date'])(
     await readInFull(db, stream);
     const connection = await connectTo(db, {}, STANDARD);
     await expectFirstSync(connection, stream);
-    // Nothing is later than infinity: only its rows come again.
-    await db.query(`INSERT INTO events VALUES ('infinity', 102, 'the end')`);
+    // Nothing is later than infinity, so it is no bound: its rows come with every pass.
+    await db.query(
+      `INSERT INTO events VALUES ('infinity', 102, 'the end'), (${day(9)}, 5, 'later')`,
+    );
     const second = (await connection.sync()).succeeded();
     const ids = second.records().map(({ data }) => Number(data['id']));
-    expect(ids.toSorted((a, b) => a - b)).toEqual([100, 101, 102]);
+    expect(ids.toSorted((a, b) => a - b)).toEqual([4, 5, 100, 101, 102]);
   },
 );

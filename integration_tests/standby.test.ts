@@ -57,12 +57,26 @@ test('a standby is read by queries, chunk by chunk; changes are refused with the
     await full.expectEqual('metrics', 'orders');
     const cursor = await connectTo(there, { cursorField: 'time', streams: ['metrics'] }, method);
     (await cursor.sync()).succeeded();
+    const byXmin = await connectTo(
+      there,
+      { streams: ['metrics', 'orders'] },
+      { replication_method: { method: 'Xmin' } },
+    );
+    const writer = await db.client();
+    await writer.query(`BEGIN; INSERT INTO orders VALUES (1000, 'runs meanwhile')`);
+    await db.query(`INSERT INTO orders VALUES (1001, 'later'); SELECT pg_log_standby_snapshot()`);
+    await caughtUp(db, there);
+    (await byXmin.sync()).succeeded();
+    await writer.query('COMMIT');
+    await writer.end();
     await db.query(
       `INSERT INTO metrics VALUES ('${DAY_ZERO}'::timestamptz + interval '20 days', 1, 1)`,
     );
     await caughtUp(db, there);
     (await cursor.sync()).succeeded();
     await cursor.expectEqual('metrics');
+    (await byXmin.sync()).succeeded();
+    await byXmin.expectEqual('metrics', 'orders');
 
     const cdc = await connectTo(there);
     expectRefused(await cdc.attempt(), 'config_error', /is a standby/);

@@ -119,13 +119,13 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
     if (Date.now() > until || chunksLeft <= 0) return;
     const selection = wholeSelection(stream);
     if (stream.hypertable === null) {
-      await loadTable(context, stream, selection, until);
+      await loadTable(context, stream, () => selection, until);
       continue;
     }
     const chunks = book.of(stream);
     const wanted = inOrder(config, book.pending(stream, hypertableRows(ledger, stream)));
     const budget: Budget = { chunks: chunksLeft, until };
-    book.forget(await loadChunks(context, stream, chunks, wanted, selection, budget));
+    book.forget(await loadChunks(context, stream, chunks, wanted, () => selection, budget));
     chunksLeft -= Math.min(chunksLeft, wanted.length);
   }
 }

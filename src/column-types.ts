@@ -102,12 +102,21 @@ const ORDERED: readonly BuiltIn[] = [
   ['timetz', 1266, 1270, TIME_TZ],
   ['timestamp', 1114, 1115, TIMESTAMP],
   ['timestamptz', 1184, 1185, TIMESTAMP_TZ],
-];
-
-const UNORDERED: readonly BuiltIn[] = [
   ['bool', 16, 1000, BOOLEAN],
   ['bytea', 17, 1001, BYTEA],
   ['char', 18, 1002, STRING],
+  ['xid8', 5069, 271, PLAIN],
+  ['cidr', 650, 651, PLAIN],
+  ['inet', 869, 1041, PLAIN],
+  ['macaddr', 829, 1040, PLAIN],
+  ['macaddr8', 774, 775, PLAIN],
+  ['money', 790, 791, MONEY],
+  ['interval', 1186, 1187, PLAIN],
+  ['bit', 1560, 1561, PLAIN],
+  ['varbit', 1562, 1563, PLAIN],
+];
+
+const UNORDERED: readonly BuiltIn[] = [
   ['int2vector', 22, 1006, PLAIN],
   ['regproc', 24, 1008, STRING],
   ['tid', 27, 1010, PLAIN],
@@ -122,16 +131,8 @@ const UNORDERED: readonly BuiltIn[] = [
   ['box', 603, 1020, GEOMETRY],
   ['polygon', 604, 1027, GEOMETRY],
   ['line', 628, 629, GEOMETRY],
-  ['cidr', 650, 651, PLAIN],
   ['circle', 718, 719, GEOMETRY],
-  ['macaddr8', 774, 775, PLAIN],
-  ['money', 790, 791, MONEY],
-  ['macaddr', 829, 1040, PLAIN],
-  ['inet', 869, 1041, PLAIN],
   ['aclitem', 1033, 1034, STRING],
-  ['interval', 1186, 1187, PLAIN],
-  ['bit', 1560, 1561, PLAIN],
-  ['varbit', 1562, 1563, PLAIN],
   ['refcursor', 1790, 2201, STRING],
   ['regprocedure', 2202, 2207, STRING],
   ['regoper', 2203, 2208, STRING],
@@ -161,7 +162,6 @@ const UNORDERED: readonly BuiltIn[] = [
   ['datemultirange', 4535, 6155, STRING],
   ['int8multirange', 4536, 6157, STRING],
   ['pg_snapshot', 5038, 5039, PLAIN],
-  ['xid8', 5069, 271, PLAIN],
 ];
 
 const BYTEA_OID = 17;
@@ -179,6 +179,7 @@ const ELEMENTS: ReadonlyMap<number, number> = new Map(
   BUILT_INS.map(([, oid, arrayOid]) => [arrayOid, oid]),
 );
 const CURSORS: ReadonlySet<number> = new Set(ORDERED.map(([, oid]) => oid));
+const NAMES: ReadonlyMap<number, string> = new Map(BUILT_INS.map(([name, oid]) => [oid, name]));
 
 /** OIDs that columnType knows without the catalog. */
 export function isBuiltInType(oid: number): boolean {
@@ -258,13 +259,24 @@ function isWhole(typmod: number): boolean {
 }
 
 /**
- * Whether values of the type can serve as an incremental cursor: orderable scalars, citext, and domains of these.
- * Not: booleans, enums, ranges, arrays, json, money, binary data, network and geometric types.
+ * Whether values of the type can serve as an incremental cursor: scalars that the server can sort, enums, types of
+ * extensions with an order of their own (citext), and domains of these. Not: ranges, arrays, rows, json, geometric types.
  */
 export function isCursorType(typeOid: number, catalog: TypeCatalog): boolean {
-  if (CURSORS.has(typeOid)) return true;
+  const base = baseType(typeOid, catalog);
+  if (CURSORS.has(base)) return true;
+  const type = catalog.get(base);
+  return type !== undefined && (type.kind === 'e' || (type.kind === 'b' && type.ordered));
+}
+
+/** The type that a domain, at whatever depth, is made of; any other type is its own. */
+export function baseType(typeOid: number, catalog: TypeCatalog): number {
   const type = catalog.get(typeOid);
-  if (type === undefined) return false;
-  if (type.kind === 'd') return isCursorType(type.base, catalog);
-  return type.kind === 'b' && type.name === 'citext';
+  return type === undefined || type.base === 0 ? typeOid : baseType(type.base, catalog);
+}
+
+/** The type's `typname`, of a domain that of its base: what decides how its values are sorted. */
+export function typeName(typeOid: number, catalog: TypeCatalog): string {
+  const base = baseType(typeOid, catalog);
+  return NAMES.get(base) ?? catalog.get(base)?.name ?? '';
 }

@@ -250,7 +250,7 @@ function replicationOf(saved: SavedReplication | undefined): Config['replication
 
 /** What `check` must refuse, or warn about, because this version does not do it yet. */
 export function unsupportedSettings(config: Config): readonly UnsupportedSetting[] {
-  const { replication, timescaledb } = config;
+  const { timescaledb } = config;
   const found: UnsupportedSetting[] = [];
   const refuse = (isSet: boolean, property: string, wayOut: string): void => {
     const sentence = `\`${property}\` ${wayOut}`;
@@ -265,11 +265,6 @@ export function unsupportedSettings(config: Config): readonly UnsupportedSetting
   refuse(config.entra !== null, 'entra_service_principal_auth', `${unsupported} switch it off.`);
   refuse(config.tunnel.method !== 'NO_TUNNEL', 'tunnel_method', `${unsupported} set NO_TUNNEL.`);
   refuse(config.jdbcUrlParams !== '', 'jdbc_url_params', `${unsupported} remove it.`);
-  refuse(
-    replication.method === 'Xmin',
-    'replication_method',
-    `Xmin ${unsupported} choose CDC or Standard.`,
-  );
   warn(timescaledb.chunkCaching !== TUNING.chunkCaching, 'timescaledb_enable_chunk_caching');
   warn(
     timescaledb.chunkCacheTtlMinutes !== TUNING.chunkCacheTtlMinutes,

@@ -3,7 +3,14 @@
  * when the pass begins, so that rows written meanwhile belong to the next pass. The lower bound is inclusive: rows that
  * share the last value may have come later.
  */
-import { escapeIdentifier as ident } from 'pg';
+import {
+  boundedSelection,
+  type CursorTerms,
+  cursorTerms,
+  greatestValue,
+  isEndless,
+  sameOrder,
+} from './cursor-bounds.ts';
 import {
   inOrder,
   hypertableRows,
@@ -11,7 +18,6 @@ import {
   loadChunks,
   loadTable,
   rowEncoder,
-  wholeSelection,
 } from './load.ts';
 import { label, type SyncStream } from './plan.ts';
 import { pendingChunks, startHypertable, startTable } from './progress.ts';
@@ -23,29 +29,33 @@ import { type Chunk, listChunks, OPEN_END } from './timescaledb/chunks.ts';
 export async function syncCursor(context: LoadContext, stream: SyncStream): Promise<void> {
   const { ledger, output } = context;
   const known = ledger.get(stream);
-  const state: CursorProgress =
-    known?.mode === 'cursor' && known.cursorField === stream.cursorField && sameKind(known, stream)
-      ? known
-      : {
-          mode: 'cursor',
-          cursorField: stream.cursorField,
-          cursor: null,
-          upper: null,
-          progress: null,
-        };
-  if (known !== undefined && known !== state) {
+  const goesOn = known?.mode === 'cursor' && isSame(known, stream);
+  const state: CursorProgress = goesOn
+    ? { ...known, cursorType: stream.cursorType }
+    : {
+        mode: 'cursor',
+        cursorField: stream.cursorField,
+        cursorType: stream.cursorType,
+        cursor: null,
+        upper: null,
+        progress: null,
+      };
+  if (known !== undefined && !goesOn) {
     output.log(
       'WARN',
       `${label(stream.name)} is read from the beginning: its cursor is another one now.`,
     );
   }
+  const terms = await cursorTerms(context.main, stream, context.source.types);
   const chunks = await chunksOf(context, stream);
-  const begun = state.progress === null ? await beginPass(context, stream, state, chunks) : state;
+  const begun =
+    state.progress === null ? await beginPass(context, stream, state, chunks, terms) : state;
   ledger.set(stream, begun);
-  if (stream.hypertable !== null) await passOverChunks(context, stream, begun, chunks);
+  const selection = boundedSelection(stream, begun, terms);
+  if (stream.hypertable !== null) await passOverChunks(context, stream, begun, chunks, selection);
   else if (begun.cursor === null) {
-    await loadTable(context, stream, selectionOf(stream, begun), Number.POSITIVE_INFINITY);
-  } else await passInOrder(context, stream, begun);
+    await loadTable(context, stream, () => selection, Number.POSITIVE_INFINITY);
+  } else await passInOrder(context, stream, begun, selection, terms);
   ledger.set(stream, {
     ...begun,
     cursor: begun.upper ?? begun.cursor,
@@ -53,6 +63,15 @@ export async function syncCursor(context: LoadContext, stream: SyncStream): Prom
     progress: null,
   });
   ledger.checkpoint(stream);
+}
+
+/** The same cursor, with values in the same order. */
+function isSame(state: CursorProgress, stream: SyncStream): boolean {
+  return (
+    state.cursorField === stream.cursorField &&
+    sameOrder(state.cursorType, stream.cursorType) &&
+    sameKind(state, stream)
+  );
 }
 
 /** A table may have become a hypertable since the state was made. */
@@ -72,14 +91,12 @@ async function beginPass(
   stream: SyncStream,
   state: CursorProgress,
   chunks: readonly Chunk[],
+  terms: CursorTerms,
 ): Promise<CursorProgress> {
   const { hypertable } = stream;
   if (hypertable === null) {
-    return {
-      ...state,
-      upper: await maximum(context, stream, stream.relation, null),
-      progress: startTable(),
-    };
+    const greatest = await greatestValue(context.main, terms, stream.relation, null);
+    return { ...state, upper: greatest, progress: startTable() };
   }
   const byTime = isTimeDimension(stream);
   let upper: string | null = null;
@@ -90,42 +107,10 @@ async function beginPass(
   for (const chunk of [...own, ...tiered]) {
     // Others of the same time (space partitions, a second open dimension) can. A tiered chunk's range says nothing.
     if (latest !== null && chunk.rangeEnd <= latest && !chunk.foreign) continue;
-    upper = await maximum(context, stream, chunk, upper);
+    upper = await greatestValue(context.main, terms, chunk, upper);
     if (byTime && upper !== null) latest ??= chunk.rangeStart;
   }
   return { ...state, upper, progress: startHypertable(hypertable, chunks) };
-}
-
-/** The greater of `floor` and the column's maximum in one relation, as PostgreSQL's text; null when it has no value. */
-async function maximum(
-  context: LoadContext,
-  stream: SyncStream,
-  relation: { readonly schema: string; readonly name: string },
-  floor: string | null,
-): Promise<string | null> {
-  const column = ident(stream.cursorField);
-  // The parameter takes the column's type from the comparison.
-  const { rows } = await context.main.query<{ value: string | null }>(
-    `SELECT greatest(max(${column}), $1)::text AS value
-       FROM ${ident(relation.schema)}.${ident(relation.name)}`,
-    [floor],
-  );
-  return rows[0]?.value ?? null;
-}
-
-function selectionOf(stream: SyncStream, state: CursorProgress): Selection {
-  const column = ident(stream.cursorField);
-  const whole = wholeSelection(stream);
-  if (state.upper === null) return whole;
-  if (state.cursor === null) {
-    // Rows without a cursor value come once, with the first pass.
-    return { ...whole, where: `${column} <= $1 OR ${column} IS NULL`, values: [state.upper] };
-  }
-  return {
-    ...whole,
-    where: `${column} >= $1 AND ${column} <= $2`,
-    values: [state.cursor, state.upper],
-  };
 }
 
 /** Only chunks that can hold values from the last cursor on are touched, where the cursor is the time dimension. */
@@ -134,6 +119,7 @@ async function passOverChunks(
   stream: SyncStream,
   state: CursorProgress,
   chunks: readonly Chunk[],
+  selection: Selection,
 ): Promise<void> {
   const from = await internalTime(context, stream, state.cursor);
   const pending = pendingChunks(hypertableRows(context.ledger, stream), chunks);
@@ -141,7 +127,7 @@ async function passOverChunks(
     // The outermost chunk holds the end of its range too.
     (chunk) => from === null || chunk.rangeEnd > from || chunk.rangeEnd === OPEN_END,
   );
-  await loadChunks(context, stream, chunks, wanted, selectionOf(stream, state), {
+  await loadChunks(context, stream, chunks, wanted, () => selection, {
     chunks: wanted.length,
     until: Number.POSITIVE_INFINITY,
   });
@@ -178,9 +164,10 @@ async function passInOrder(
   context: LoadContext,
   stream: SyncStream,
   state: CursorProgress,
+  bounded: Selection,
+  { endless }: CursorTerms,
 ): Promise<void> {
   const { ledger, output } = context;
-  const bounded = selectionOf(stream, state);
   const selection: Selection = {
     ...bounded,
     columns: [...bounded.columns, stream.cursorField],
@@ -189,17 +176,18 @@ async function passInOrder(
   const encoder = rowEncoder(context, stream, 1);
   let rows = 0;
   const source = { ...stream.relation, heap: false, lockable: false };
-  const slice = { fromPage: 0, toPage: null, within: null };
+  const slice = { fromPage: 0, toPage: null, within: null, rows: null };
   output.watcher.left(stream.name, 'slice', 1);
   await context.readers.use((client) =>
     readSlice(client, source, slice, selection, 0, null, (src, start, end) => {
       encoder.writeRow(output.buffer, src, start, end, null);
       output.recordWritten();
       rows += 1;
-      if (rows % STATE_ROWS === 0) {
-        ledger.set(stream, { ...state, cursor: lastCell(src, start), progress: null, upper: null });
-        ledger.checkpoint(stream);
-      }
+      if (rows % STATE_ROWS !== 0) return undefined;
+      const cursor = lastCell(src, start);
+      if (endless !== null && isEndless(cursor)) return undefined;
+      ledger.set(stream, { ...state, cursor, progress: null, upper: null });
+      ledger.checkpoint(stream);
       return undefined;
     }),
   );

@@ -10,6 +10,7 @@ import { listRelations, type Relation } from './postgres/relations.ts';
 import {
   hasChanges,
   hasColumnstore,
+  hasXmin,
   keyColumns,
   loadSource,
   type SourceModel,
@@ -108,15 +109,6 @@ function syncModes(relation: Relation, source: SourceModel, config: Config): Syn
     default:
       return config.replication satisfies never;
   }
-}
-
-/** Rows of the columnstore have no xmin: "transparent decompression only supports tableoid system column". */
-function hasXmin(relation: Relation, source: SourceModel): boolean {
-  return (
-    relation.kind !== 'view' &&
-    relation.kind !== 'foreign table' &&
-    !hasColumnstore(source.hypertables.get(relation.oid), source)
-  );
 }
 
 function cursorModes(relation: Relation, source: SourceModel): SyncModes {

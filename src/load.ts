@@ -21,7 +21,16 @@ import {
   type TableProgress,
 } from './progress.ts';
 import { type ChangeStamp, type RecordClock, RecordEncoder } from './record.ts';
-import { pageCount, readChunk, readSlice, type Selection, type SliceSource } from './snapshot.ts';
+import {
+  pageCount,
+  readChunk,
+  readSlice,
+  type Selection,
+  type Slice,
+  type SliceRead,
+  type SliceSource,
+} from './snapshot.ts';
+import { isComparable, transactionIds } from './postgres/transaction-ids.ts';
 import { type Chunk, chunkCheckSql } from './timescaledb/chunks.ts';
 
 /** What reading needs, for the length of a sync. */
@@ -104,7 +113,7 @@ export async function loadChunks(
   stream: SyncStream,
   chunks: readonly Chunk[],
   wanted: readonly Chunk[],
-  selection: Selection,
+  selectionOf: (chunk: Chunk) => Selection,
   budget: Budget,
 ): Promise<ReadonlySet<number>> {
   const queue = wanted.slice(0, budget.chunks);
@@ -121,7 +130,7 @@ export async function loadChunks(
       const chunk = ended ? undefined : queue.shift();
       if (chunk === undefined) return;
       try {
-        if (!(await loadChunk(context, stream, open, chunk, selection, encoder)))
+        if (!(await loadChunk(context, stream, open, chunk, selectionOf(chunk), encoder)))
           gone.add(chunk.oid);
       } catch (error) {
         failed = true;
@@ -223,7 +232,7 @@ const PAGES_PER_SECOND = 128;
 export async function loadTable(
   context: LoadContext,
   stream: SyncStream,
-  selection: Selection,
+  selectionOf: (unit: SliceSource) => Selection,
   until: number,
 ): Promise<void> {
   const units = await sliceSources(context, stream);
@@ -233,13 +242,37 @@ export async function loadTable(
     const unit = units.find(({ oid }) => oid >= progress.relation);
     const next =
       unit === undefined
-        ? completed(progress)
-        : await loadSlice(context, stream, units, unit, progress, selection);
+        ? await loadLate(context, stream, units, progress, selectionOf)
+        : await loadSlice(context, stream, units, unit, progress, selectionOf(unit));
     // The last slice and the end are one step: no STATE in between that says nothing new.
-    const done = !units.some(({ oid }) => oid >= next.relation);
+    const done = next.late === null && !units.some(({ oid }) => oid >= next.relation);
     context.ledger.setRows(stream, done ? completed(next) : next);
     context.ledger.checkpoint(stream);
   }
+}
+
+/**
+ * The last step of a table that was read in slices without CDC: rows written since the first slice. Each is read once: the
+ * slices have left them out.
+ */
+async function loadLate(
+  context: LoadContext,
+  stream: SyncStream,
+  units: readonly SliceSource[],
+  progress: TableProgress,
+  selectionOf: (unit: SliceSource) => Selection,
+): Promise<TableProgress> {
+  const { late } = progress;
+  if (late === null) return completed(progress);
+  const { next } = await transactionIds(context.main);
+  if (!isComparable(late, next)) return startTable();
+  for (const unit of units) {
+    if (!unit.heap) continue;
+    const rows = { since: late, next };
+    const slice = { fromPage: 0, toPage: null, within: null, rows };
+    await readUnit(context, stream, unit, slice, selectionOf(unit), 0, null);
+  }
+  return { ...progress, late: null };
 }
 
 function tableRows(ledger: Ledger, stream: SyncStream): TableProgress {
@@ -255,9 +288,9 @@ async function sliceSources(
 ): Promise<readonly SliceSource[]> {
   const { relation } = stream;
   if (relation.kind !== 'partitioned')
-    return [{ ...relation, lockable: relation.kind === 'table' }];
+    return [{ ...relation, lockable: relation.kind === 'table' && relation.heap }];
   const leaves = await listLeaves(context.main, [relation.oid]);
-  return leaves.map((leaf) => ({ ...leaf, lockable: leaf.kind === 'table' }));
+  return leaves.map((leaf) => ({ ...leaf, lockable: leaf.heap }));
 }
 
 function slicePages({ checkpointTargetIntervalSeconds }: Config): number {
@@ -283,23 +316,17 @@ async function loadSlice(
   output.watcher.left(stream.name, 'slice', Math.max(1, Math.ceil((pages - fromPage) / size)));
   const filtered = cdc && context.exactXmin;
   const within = filtered ? (progress.seen?.visibility ?? null) : null;
-  const first = filtered && progress.seen === null && (toPage !== null || units.length > 1);
-  const encoder = rowEncoder(context, stream, 0);
-  const stamp = readStamp(context, stream);
-  const read = await context.readers.use((client) =>
-    readSlice(
-      client,
-      unit,
-      { fromPage, toPage, within },
-      selection,
-      goingOn ? progress.filenode : 0,
-      first ? units.map(({ oid }) => oid) : null,
-      (src, start, end) => {
-        encoder.writeRow(output.buffer, src, start, end, stamp);
-        output.recordWritten();
-        return undefined;
-      },
-    ),
+  const several = toPage !== null || units.length > 1;
+  const first = filtered && progress.seen === null && several;
+  const late = several && needsLate(stream, progress) ? await lateFrom(context) : progress.late;
+  const read = await readUnit(
+    context,
+    stream,
+    unit,
+    { fromPage, toPage, within, rows: late === null ? null : { before: late } },
+    selection,
+    goingOn ? progress.filenode : 0,
+    first ? units.map(({ oid }) => oid) : null,
   );
   switch (read.kind) {
     case 'rewritten':
@@ -310,18 +337,51 @@ async function loadSlice(
       // Rows of the first attempt may have been deleted before the second one: see `replayed`.
       return { ...startTable(), replay: progress.replay || stream.identity.length > 0 };
     case 'gone':
-      if (units.length > 1) return { ...progress, relation: unit.oid + 1, filenode: 0, page: 0 };
+      if (units.length > 1) {
+        return { ...progress, late, relation: unit.oid + 1, filenode: 0, page: 0 };
+      }
       throw goneError(stream);
     case 'read': {
       output.watcher.done(stream.name, read.rows);
       const seen = cdc ? (progress.seen ?? read.seen) : null;
       return toPage === null
-        ? { ...progress, seen, relation: unit.oid + 1, filenode: 0, page: 0 }
-        : { ...progress, seen, relation: unit.oid, filenode: read.filenode, page: toPage };
+        ? { ...progress, seen, late, relation: unit.oid + 1, filenode: 0, page: 0 }
+        : { ...progress, seen, late, relation: unit.oid, filenode: read.filenode, page: toPage };
     }
     default:
       return read satisfies never;
   }
+}
+
+/** Under CDC the changes bring what moved between slices, by xmin the next pass does. */
+function needsLate(stream: SyncStream, progress: TableProgress): boolean {
+  const begins = progress.relation === 0 && progress.page === 0;
+  return begins && (stream.mode === 'full_refresh' || stream.mode === 'cursor');
+}
+
+async function lateFrom(context: LoadContext): Promise<bigint> {
+  return (await transactionIds(context.main)).ended;
+}
+
+function readUnit(
+  context: LoadContext,
+  stream: SyncStream,
+  unit: SliceSource,
+  slice: Slice,
+  selection: Selection,
+  filenode: number,
+  quiet: readonly number[] | null,
+): Promise<SliceRead> {
+  const { output } = context;
+  const encoder = rowEncoder(context, stream, 0);
+  const stamp = readStamp(context, stream);
+  return context.readers.use((client) =>
+    readSlice(client, unit, slice, selection, filenode, quiet, (src, start, end) => {
+      encoder.writeRow(output.buffer, src, start, end, stamp);
+      output.recordWritten();
+      return undefined;
+    }),
+  );
 }
 
 /**

@@ -3,8 +3,8 @@
  * Pure.
  */
 import type { ConfiguredStream, JsonObject, SyncMode } from './airbyte/protocol.ts';
+import { isCursorType, typeName } from './column-types.ts';
 import type { Config } from './config.ts';
-
 import { ConnectorError } from './errors.ts';
 import type { Column, Relation } from './postgres/relations.ts';
 import { CDC_COLUMNS } from './record.ts';
@@ -13,6 +13,7 @@ import {
   changeRelation,
   hasChanges,
   hasColumnstore,
+  hasXmin,
   hypertableOf,
   keyColumns,
   type SourceModel,
@@ -26,9 +27,11 @@ export type SyncStream = {
   /** What its rows are read from and its changes come from: of a continuous aggregate under CDC the hypertable behind it. */
   readonly relation: Relation;
   readonly hypertable: Hypertable | null;
-  readonly mode: 'cdc' | 'full_refresh' | 'cursor';
+  readonly mode: 'cdc' | 'full_refresh' | 'cursor' | 'xmin';
   /** Of mode cursor. */
   readonly cursorField: string;
+  /** Of mode cursor: its type, of a domain the base (`typname`). */
+  readonly cursorType: string;
   /** The platform's ids of a full refresh, '' where there are none: only within one refresh is a finished stream left alone. */
   readonly refresh: string;
   /** What the records hold: selected by the user, and there. */
@@ -116,19 +119,17 @@ function planStream(
   warnings: string[],
 ): SyncStream {
   const name = { name: relation.name, namespace: relation.schema };
-  const cdc = config.replication.method === 'CDC';
   const ownHypertable = source.hypertables.get(relation.oid) ?? null;
   const cursorField = cursorOf(configured, ownHypertable);
-  const mode = modeOf(configured.sync_mode, hasChanges(relation, source, config), cdc, cursorField);
+  const mode = modeOf(configured.sync_mode, relation, source, config, cursorField);
   // Without CDC a continuous aggregate is the view that it is, with what is not materialized yet.
   const hypertable = mode === 'cdc' ? hypertableOf(relation, source) : ownHypertable;
   if (configured.sync_mode === 'incremental' && mode === 'full_refresh') {
-    const why = cdc ? 'it has no changes in the WAL' : 'it has no cursor';
-    warnings.push(`${label(name)} is read in full: ${why}.`);
+    warnings.push(`${label(name)} is read in full: ${WHY_IN_FULL[config.replication.method]}.`);
   }
   const selected = new Set(Object.keys(propertiesOf(configured)));
   warnings.push(...schemaChanges(label(name), propertiesOf(configured), relation, source));
-  if (mode === 'cursor') refuseUnknownCursor(relation, cursorField);
+  const cursor = mode === 'cursor' ? cursorColumn(configured, relation, cursorField, source) : null;
   const stream: SyncStream = {
     name,
     key: streamKey(name),
@@ -136,6 +137,7 @@ function planStream(
     hypertable,
     mode,
     cursorField,
+    cursorType: cursor === null ? '' : typeName(cursor.typeOid, source.types),
     refresh: refreshOf(configured),
     columns: relation.columns.filter(
       // The WAL does not carry generated columns, so a changed row would lose them: left out from the start.
@@ -150,13 +152,42 @@ function planStream(
   return stream;
 }
 
-function refuseUnknownCursor(relation: Relation, cursorField: string): void {
-  if (relation.columns.some((column) => column.name === cursorField)) return;
-  const name = label({ name: relation.name, namespace: relation.schema });
-  throw new ConnectorError(`The cursor ${cursorField} of ${name} is not one of its columns.`, {
-    kind: 'config_error',
-    fix: 'Choose another cursor for the stream.',
-  });
+const WHY_IN_FULL: Readonly<Record<Config['replication']['method'], string>> = {
+  CDC: 'it has no changes in the WAL',
+  Xmin: 'its rows have no xmin that tells when they were written',
+  Standard: 'it has no cursor',
+};
+
+/** @throws ConnectorError (config) where it cannot be one. */
+function cursorColumn(
+  configured: ConfiguredStream,
+  relation: Relation,
+  cursorField: string,
+  source: SourceModel,
+): Column {
+  const stream = { name: relation.name, namespace: relation.schema };
+  const refuse = (what: string): ConnectorError =>
+    new ConnectorError(what, {
+      kind: 'config_error',
+      fix: 'Choose another cursor for the stream.',
+      stream,
+    });
+  const path = configured.cursor_field ?? [];
+  if (path.length > 1) {
+    throw refuse(
+      `The cursor ${path.join(', ')} of ${label(stream)} is of several columns: it must be one.`,
+    );
+  }
+  const column = relation.columns.find(({ name }) => name === cursorField);
+  if (column === undefined) {
+    throw refuse(`The cursor ${cursorField} of ${label(stream)} is not one of its columns.`);
+  }
+  if (!isCursorType(column.typeOid, source.types)) {
+    throw refuse(
+      `The cursor ${cursorField} of ${label(stream)} is of a type whose values have no order to follow.`,
+    );
+  }
+  return column;
 }
 
 /** Rows that compression moves without a marker look inserted and deleted: only by a key can it be told that they were not. */
@@ -191,13 +222,22 @@ function doubtfulDeletes(
 
 function modeOf(
   syncMode: SyncMode,
-  changes: boolean,
-  cdc: boolean,
+  relation: Relation,
+  source: SourceModel,
+  config: Config,
   cursorField: string,
 ): SyncStream['mode'] {
   if (syncMode === 'full_refresh') return 'full_refresh';
-  if (cdc) return changes ? 'cdc' : 'full_refresh';
-  return cursorField === '' ? 'full_refresh' : 'cursor';
+  switch (config.replication.method) {
+    case 'CDC':
+      return hasChanges(relation, source, config) ? 'cdc' : 'full_refresh';
+    case 'Xmin':
+      return hasXmin(relation, source) ? 'xmin' : 'full_refresh';
+    case 'Standard':
+      return cursorField === '' ? 'full_refresh' : 'cursor';
+    default:
+      return config.replication satisfies never;
+  }
 }
 
 function refreshOf(configured: ConfiguredStream): string {

@@ -51,6 +51,11 @@ export type TableProgress = {
   readonly filenode: number;
   /** The first page that is not read. */
   readonly page: number;
+  /**
+   * Without CDC, where one slice is not enough: rows of this transaction and later ones are left to a last step, since an
+   * update can move a row from a page that is not read yet to one that is. Else null. 64 bits.
+   */
+  readonly late: bigint | null;
 };
 
 export type Progress = HypertableProgress | TableProgress;
@@ -86,6 +91,7 @@ export function startTable(): TableProgress {
     relation: 0,
     filenode: 0,
     page: 0,
+    late: null,
   };
 }
 

@@ -10,6 +10,7 @@ import {
 } from './load.ts';
 import type { SyncStream } from './plan.ts';
 import { completed, pendingChunks, startHypertable, startTable } from './progress.ts';
+import { syncXmin } from './xmin.ts';
 import type { Statuses } from './statuses.ts';
 import { listChunks } from './timescaledb/chunks.ts';
 
@@ -22,6 +23,7 @@ export async function readByQuery(
   if (statuses.isComplete(stream)) return;
   statuses.started(stream);
   if (stream.mode === 'cursor') await syncCursor(context, stream);
+  else if (stream.mode === 'xmin') await syncXmin(context, stream);
   else await refresh(context, stream);
   statuses.complete(stream);
 }
@@ -40,7 +42,7 @@ async function refresh(context: LoadContext, stream: SyncStream): Promise<void> 
   if (stream.hypertable === null || source.timescale === null) {
     if (!goesOn)
       ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress: startTable() });
-    await loadTable(context, stream, wholeSelection(stream), Number.POSITIVE_INFINITY);
+    await loadTable(context, stream, () => wholeSelection(stream), Number.POSITIVE_INFINITY);
     return;
   }
   const chunks = await listChunks(main, source.timescale, [stream.hypertable.id]);
@@ -49,7 +51,7 @@ async function refresh(context: LoadContext, stream: SyncStream): Promise<void> 
     ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress });
   }
   const wanted = inOrder(config, pendingChunks(hypertableRows(ledger, stream), chunks));
-  await loadChunks(context, stream, chunks, wanted, wholeSelection(stream), {
+  await loadChunks(context, stream, chunks, wanted, () => wholeSelection(stream), {
     chunks: wanted.length,
     until: Number.POSITIVE_INFINITY,
   });

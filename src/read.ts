@@ -3,6 +3,7 @@
  * with the WAL or by queries; every stream ends with its last STATE and its status.
  */
 import type { Client } from 'pg';
+import { adoptState } from './adopt-state.ts';
 import type { Output } from './airbyte/output.ts';
 import type { ConfiguredStream } from './airbyte/protocol.ts';
 import { type Config, unsupportedSettings } from './config.ts';
@@ -84,7 +85,7 @@ async function attempt(run: Run): Promise<SyncPlan> {
     const names = plan.streams.map((stream) => stream.name);
     output.log('DEBUG', `Attempt ${run.attempts}: ${names.map((name) => label(name)).join(', ')}.`);
     const emitted = parseState(output.states, names);
-    const state = withEmitted(parseState(run.state, names), emitted);
+    const state = withEmitted(await takenOver(run, main, source, plan), emitted);
     statuses.expect(plan.streams);
     await sync(run, main, source, plan, state, emitted.kind === 'none');
     return plan;
@@ -93,10 +94,26 @@ async function attempt(run: Run): Promise<SyncPlan> {
   }
 }
 
+/** The state that came in, with what Airbyte's own Postgres source has left. */
+async function takenOver(
+  run: Run,
+  client: Client,
+  source: SourceModel,
+  plan: SyncPlan,
+): Promise<InputState> {
+  const names = plan.streams.map((stream) => stream.name);
+  const cdc = run.config.replication.method === 'CDC' ? run.config.replication : null;
+  const warn = (sentence: string): void => {
+    if (run.attempts === 1) run.output.log('WARN', sentence);
+  };
+  return adoptState({ client, source, cdc, warn }, plan.streams, parseState(run.state, names));
+}
+
 /** The state that came in, brought up to what an attempt before this one has written. */
 function withEmitted(given: InputState, emitted: InputState): InputState {
   if (emitted.kind === 'none') return given;
   return {
+    ...given,
     kind: emitted.kind,
     shared: emitted.shared,
     streams: new Map([...given.streams, ...emitted.streams]),
@@ -147,6 +164,7 @@ async function sync(
   const { replication } = config;
   const cdc = replication.method === 'CDC' ? replication : null;
   refuseOtherKind(state, cdc !== null);
+  if (run.attempts === 1) warnOfOtherModes(plan, state, output);
   const readers = new ReaderPool(() => connect(config, 'rows'));
   try {
     const changing = plan.streams.filter((stream) => stream.mode === 'cdc');
@@ -161,6 +179,18 @@ async function sync(
     }
   } finally {
     await readers.close();
+  }
+}
+
+/** What was read in another way says nothing about this one. */
+function warnOfOtherModes(plan: SyncPlan, state: InputState, output: Output): void {
+  for (const stream of plan.streams) {
+    const known = state.streams.get(stream.key);
+    if (known === undefined || known.mode === stream.mode) continue;
+    output.log(
+      'WARN',
+      `${label(stream.name)} is read from the beginning: its sync mode or the update method is another one now.`,
+    );
   }
 }
 

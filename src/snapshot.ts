@@ -10,6 +10,7 @@ import { type Client, type ClientBase, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from './errors.ts';
 import { bindPortal, executePortal, type RowHandler } from './postgres/hot-reader.ts';
 import { parseLsn } from './postgres/lsn.ts';
+import { writtenBeforeSql, writtenSinceSql } from './postgres/transaction-ids.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import type { Seen } from './progress.ts';
 import type { Chunk } from './timescaledb/chunks.ts';
@@ -157,7 +158,7 @@ export type SliceSource = {
   readonly name: string;
   /** Whether it can be read by ranges of ctid. */
   readonly heap: boolean;
-  /** Whether LOCK TABLE takes it: tables, but neither foreign tables nor materialized views. */
+  /** Whether LOCK TABLE takes it: tables that may be selected as a whole, but neither foreign tables nor materialized views. */
   readonly lockable: boolean;
 };
 
@@ -167,6 +168,9 @@ export type Slice = {
   readonly toPage: number | null;
   /** Only rows that this visibility sees: the stream brings those of later transactions. Null: every row. */
   readonly within: string | null;
+  /** Only rows of earlier transactions, or of this one and later ones. Null: every row. */
+  readonly rows:
+    { readonly before: bigint } | { readonly since: bigint; readonly next: bigint } | null;
 };
 
 export type SliceRead =
@@ -265,6 +269,12 @@ function conditions(source: SliceSource, slice: Slice, selection: Selection): st
   if (source.heap && slice.fromPage > 0) parts.push(`ctid >= '(${slice.fromPage},0)'::tid`);
   if (source.heap && slice.toPage !== null) parts.push(`ctid < '(${slice.toPage},0)'::tid`);
   if (source.heap && slice.within !== null) parts.push(visibleIn(slice.within));
+  if (source.heap && slice.rows !== null) {
+    const { rows } = slice;
+    const written =
+      'before' in rows ? writtenBeforeSql(rows.before) : writtenSinceSql(rows.since, rows.next);
+    if (written !== null) parts.push(written);
+  }
   if (selection.where !== null) parts.push(`(${selection.where})`);
   return parts.length === 0 ? null : parts.join(' AND ');
 }

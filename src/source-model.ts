@@ -174,3 +174,13 @@ export function hasColumnstore(hypertable: Hypertable | undefined, source: Sourc
   if (hypertable === undefined) return false;
   return hypertable.compression || (source.stats.get(hypertable.id)?.compressedChunks ?? 0) > 0;
 }
+
+/**
+ * Whether its rows carry the transaction that wrote them. Not so rows of views and of other servers, and rows in the
+ * columnstore: "transparent decompression only supports tableoid system column".
+ */
+export function hasXmin(relation: Relation, source: SourceModel): boolean {
+  const hypertable = source.hypertables.get(relation.oid);
+  if (hypertable !== undefined) return !hasColumnstore(hypertable, source);
+  return relation.heap || relation.kind === 'partitioned';
+}

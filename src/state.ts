@@ -7,8 +7,26 @@ import type { ColumnMemory } from './remembered-columns.ts';
 import { ConnectorError } from './errors.ts';
 import { formatLsn, type Lsn, parseLsn } from './postgres/lsn.ts';
 import { formatVisibility, parseVisibility } from './postgres/visibility.ts';
-import type { JsonObject, JsonValue, StreamState } from './airbyte/protocol.ts';
+import type { JsonObject, StreamState } from './airbyte/protocol.ts';
+import {
+  type AirbytePosition,
+  type AirbyteStream,
+  isAirbyteStream,
+  parseAirbytePosition,
+  parseAirbyteStream,
+} from './airbyte-state.ts';
 import type { HypertableProgress, Progress, Seen, TableProgress } from './progress.ts';
+import {
+  arrayOf,
+  bound,
+  boundOrNull,
+  formed,
+  int,
+  invalid,
+  object,
+  text,
+  textOrNull,
+} from './state-fields.ts';
 
 const VERSION = 1;
 
@@ -43,15 +61,33 @@ export type StreamProgress =
       /** The platform's ids of the refresh that this belongs to: another id begins anew. */
       readonly refresh: string;
     }
-  | CursorProgress;
+  | CursorProgress
+  | XminProgress;
 
 export type CursorProgress = {
   readonly mode: 'cursor';
   readonly cursorField: string;
+  /** The column's type (`typname`): values of another one have another order. Null in states of before 0.2. */
+  readonly cursorType: string | null;
   /** Everything up to and with this value was emitted; null before the first pass ended. PostgreSQL's text. */
   readonly cursor: string | null;
   /** Upper bound of the pass at hand, fixed at its begin; null between passes. */
   readonly upper: string | null;
+  /** How far the pass at hand is; null between passes. */
+  readonly progress: Progress | null;
+};
+
+export type XminProgress = {
+  readonly mode: 'xmin';
+  /** OID of the relation that was read: another one under its name begins anew. */
+  readonly relation: number;
+  /** Transaction ids mean nothing on another cluster, or in another of its histories. */
+  readonly systemIdentifier: string;
+  readonly timeline: number;
+  /** Every row written by a transaction before this one was emitted; null before the first pass ended. 64 bits. */
+  readonly horizon: bigint | null;
+  /** What `horizon` will be after the pass at hand, fixed at its begin; null between passes. */
+  readonly next: bigint | null;
   /** How far the pass at hand is; null between passes. */
   readonly progress: Progress | null;
 };
@@ -61,6 +97,10 @@ export type InputState = {
   readonly shared: SharedState | null;
   /** Entries that hold something, by `streamKey`. */
   readonly streams: ReadonlyMap<string, StreamProgress>;
+  /** Entries of Airbyte's Postgres source, by `streamKey`. */
+  readonly airbyteStreams: ReadonlyMap<string, AirbyteStream>;
+  /** Of a GLOBAL state of that source. */
+  readonly airbytePosition: AirbytePosition | null;
   readonly kind: 'none' | 'global' | 'stream';
 };
 
@@ -78,6 +118,7 @@ export function streamKey(stream: StreamName): string {
 export function parseState(value: unknown, configured: readonly StreamName[]): InputState {
   const messages = asMessages(value);
   const streams = new Map<string, StreamProgress>();
+  const airbyteStreams = new Map<string, AirbyteStream>();
   let shared: unknown = null;
   let kind: InputState['kind'] = 'none';
   for (const message of messages) {
@@ -86,8 +127,12 @@ export function parseState(value: unknown, configured: readonly StreamName[]): I
     for (const entry of entries) {
       const parsed = parseEntry(entry, configured);
       if (parsed === null) continue;
-      if (streams.has(parsed.key)) throw invalid('it holds the same stream twice');
-      streams.set(parsed.key, parsed.progress);
+      const { key, blob } = parsed;
+      if (streams.has(key) || airbyteStreams.has(key)) {
+        throw invalid('it holds the same stream twice');
+      }
+      if (isAirbyteStream(blob)) airbyteStreams.set(key, parseAirbyteStream(blob));
+      else streams.set(key, parseStream(blob));
       const own = global === null ? 'stream' : 'global';
       if (kind !== 'none' && kind !== own) throw invalid('it mixes those of two update methods');
       kind = own;
@@ -96,8 +141,14 @@ export function parseState(value: unknown, configured: readonly StreamName[]): I
   }
   // A position without any stream is what a partial clear leaves behind: nothing depends on it any more,
   // and whosever it is must not stop a fresh start.
-  if (streams.size === 0) return { shared: null, streams, kind: 'none' };
-  return { shared: parseShared(shared), streams, kind };
+  const none = { shared: null, streams, airbyteStreams, airbytePosition: null };
+  if (streams.size + airbyteStreams.size === 0) return { ...none, kind: 'none' };
+  const airbytePosition = kind === 'global' ? parseAirbytePosition(shared) : null;
+  if (streams.size > 0 && airbyteStreams.size > 0 && kind === 'global') {
+    throw invalid('it mixes those of two sources');
+  }
+  if (airbyteStreams.size > 0) return { ...none, airbytePosition, kind };
+  return { ...none, shared: parseShared(shared), kind };
 }
 
 /** The state file may hold an array of messages, one bare message, or nothing. */
@@ -125,7 +176,7 @@ function asMessages(value: unknown): readonly Record<string, unknown>[] {
 function parseEntry(
   entry: unknown,
   configured: readonly StreamName[],
-): { readonly key: string; readonly progress: StreamProgress } | null {
+): { readonly key: string; readonly blob: Readonly<Record<string, unknown>> } | null {
   const stream = object(entry);
   const descriptor = object(stream?.['stream_descriptor']);
   const blob = object(stream?.['stream_state']);
@@ -139,7 +190,7 @@ function parseEntry(
   );
   const match = matches[0];
   if (match === undefined || matches.length > 1) return null;
-  return { key: streamKey(match), progress: parseStream(blob) };
+  return { key: streamKey(match), blob };
 }
 
 function parseStream(blob: Record<string, unknown>): StreamProgress {
@@ -160,8 +211,19 @@ function parseStream(blob: Record<string, unknown>): StreamProgress {
       return {
         mode: 'cursor',
         cursorField: text(blob['cursor_field']),
+        cursorType: textOrNull(blob['cursor_type']),
         cursor: textOrNull(blob['cursor']),
         upper: textOrNull(blob['upper']),
+        progress: progress === null ? null : parseProgress(progress),
+      };
+    case 'xmin':
+      return {
+        mode: 'xmin',
+        relation: int(blob['relation']),
+        systemIdentifier: text(blob['system_identifier']),
+        timeline: int(blob['timeline']),
+        horizon: boundOrNull(blob['horizon']),
+        next: boundOrNull(blob['next']),
         progress: progress === null ? null : parseProgress(progress),
       };
     default:
@@ -182,6 +244,7 @@ function parseProgress(value: Record<string, unknown> | null): Progress {
       relation: int(value['relation']),
       filenode: int(value['filenode']),
       page: int(value['page']),
+      late: boundOrNull(value['late']),
     };
   }
   const seen = new Map<number, Seen>();
@@ -267,8 +330,20 @@ function serialiseBlob(state: StreamProgress): JsonObject {
         version: VERSION,
         mode: state.mode,
         cursor_field: state.cursorField,
+        cursor_type: state.cursorType,
         cursor: state.cursor,
         upper: state.upper,
+        progress,
+      };
+    case 'xmin':
+      return {
+        version: VERSION,
+        mode: state.mode,
+        relation: state.relation,
+        system_identifier: state.systemIdentifier,
+        timeline: state.timeline,
+        horizon: state.horizon === null ? null : String(state.horizon),
+        next: state.next === null ? null : String(state.next),
         progress,
       };
     default:
@@ -283,7 +358,8 @@ function serialiseProgress(progress: Progress): JsonObject {
 function serialiseTable(progress: TableProgress): JsonObject {
   const { kind, complete, replay, relation, filenode, page } = progress;
   const seen = progress.seen === null ? null : serialiseSeen(progress.seen);
-  return { kind, complete, replay, seen, relation, filenode, page };
+  const late = progress.late === null ? null : String(progress.late);
+  return { kind, complete, replay, seen, relation, filenode, page, late };
 }
 
 function serialiseHypertable(progress: HypertableProgress): JsonObject {
@@ -334,53 +410,4 @@ export function serialiseShared(shared: SharedState | null): JsonObject {
     columns: shared.columns === null ? null : Object.fromEntries(shared.columns),
     settled: shared.settled,
   };
-}
-
-function invalid(what: string): ConnectorError {
-  return new ConnectorError(`The state cannot be used: ${what}.`, {
-    kind: 'config_error',
-    fix: 'Clear the connection, so that it starts without a state.',
-  });
-}
-
-function object(value: unknown): Record<string, unknown> | null {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-    ? (value as Record<string, unknown>)
-    : null;
-}
-
-function arrayOf(value: unknown): readonly unknown[] {
-  return Array.isArray(value) ? (value as readonly JsonValue[]) : [];
-}
-
-function text(value: unknown): string {
-  if (typeof value !== 'string') throw invalid('a field that should be a text is not');
-  return value;
-}
-
-/** A text of a form of its own. */
-function formed<T>(parse: (value: string) => T, value: unknown): T {
-  const written = text(value);
-  try {
-    return parse(written);
-  } catch {
-    throw invalid('a position or a visibility in it is not one');
-  }
-}
-
-function bound(value: unknown): bigint {
-  const digits = text(value);
-  if (!/^-?\d+$/.test(digits)) throw invalid('a range in it is not one');
-  return BigInt(digits);
-}
-
-function textOrNull(value: unknown): string | null {
-  return value === null || value === undefined ? null : text(value);
-}
-
-function int(value: unknown): number {
-  if (typeof value !== 'number' || !Number.isSafeInteger(value)) {
-    throw invalid('a field that should be a whole number is not');
-  }
-  return value;
 }

@@ -10,7 +10,14 @@ export type Case = readonly [text: string | Buffer, json: string | null];
 export const TEXT_OID = 25;
 
 function pgType(row: Partial<PgType> & Pick<PgType, 'oid' | 'name' | 'kind'>): [number, PgType] {
-  const rest = { element: 0, base: 0, baseTypmod: -1, baseDimensions: 0, delimiter: ',' };
+  const rest = {
+    element: 0,
+    base: 0,
+    baseTypmod: -1,
+    baseDimensions: 0,
+    delimiter: ',',
+    ordered: false,
+  };
   return [row.oid, { ...rest, ...row }];
 }
 
@@ -31,7 +38,7 @@ export const FEELING = 90013;
 export const catalog: TypeCatalog = new Map([
   pgType({ oid: HSTORE, name: 'hstore', kind: 'b' }),
   pgType({ oid: HSTORE_ARRAY, name: '_hstore', kind: 'b', element: HSTORE }),
-  pgType({ oid: CITEXT, name: 'citext', kind: 'b' }),
+  pgType({ oid: CITEXT, name: 'citext', kind: 'b', ordered: true }),
   pgType({ oid: MOOD, name: 'mood', kind: 'e' }),
   pgType({ oid: PAIR, name: 'hstore', kind: 'c' }),
   pgType({ oid: AMOUNT, name: 'amount', kind: 'd', base: 1700, baseTypmod: numericTypmod(10, 0) }),

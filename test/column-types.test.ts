@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { isBuiltInType, isCursorType } from '../src/column-types.ts';
+import { isBuiltInType, isCursorType, typeName } from '../src/column-types.ts';
 import {
   AMOUNT,
   CITEXT,
@@ -34,17 +34,28 @@ describe('isBuiltInType', () => {
   });
 });
 
+describe('the name of a type that decides on the order', () => {
+  it.each([
+    ['its own', 20, 'int8'],
+    ['of a domain its base', AMOUNT, 'numeric'],
+    ['of a domain over a domain the base of both', POSITIVE_AMOUNT, 'numeric'],
+    ['of an enum behind a domain the enum', FEELING, 'mood'],
+    ['of an extension', CITEXT, 'citext'],
+    ['of an unknown one none', 99999, ''],
+  ])('%s', (_, oid, name) => {
+    expect(typeName(oid, catalog)).toBe(name);
+  });
+});
+
 describe('isCursorType', () => {
   const cursors = [
-    20, 21, 23, 26, 700, 701, 1700, 25, 1042, 1043, 19, 1082, 1083, 1114, 1184, 2950,
+    20, 21, 23, 26, 700, 701, 1700, 25, 1042, 1043, 19, 1082, 1083, 1114, 1184, 2950, 16, 17, 790,
+    869, 1186, 1560,
   ];
-  it.each([...cursors, CITEXT, AMOUNT, POSITIVE_AMOUNT])('%d yes', (oid) => {
+  it.each([...cursors, CITEXT, MOOD, FEELING, AMOUNT, POSITIVE_AMOUNT])('%d yes', (oid) => {
     expect(isCursorType(oid, catalog)).toBe(true);
   });
-  it.each([16, 17, 114, 3802, 600, 790, 1009, 1016, HSTORE, MOOD, PAIR, LABELS, FEELING, 99999])(
-    '%d no',
-    (oid) => {
-      expect(isCursorType(oid, catalog)).toBe(false);
-    },
-  );
+  it.each([114, 3802, 600, 1009, 1016, HSTORE, PAIR, LABELS, 99999])('%d no', (oid) => {
+    expect(isCursorType(oid, catalog)).toBe(false);
+  });
 });

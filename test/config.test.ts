@@ -349,7 +349,6 @@ describe('unsupported settings', () => {
       { tunnel_method: { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' } },
     ],
     ['jdbc_url_params', 'error', { jdbc_url_params: 'a=b' }],
-    ['replication_method', 'error', { replication_method: { method: 'Xmin' } }],
     ['timescaledb_enable_chunk_caching', 'warning', { timescaledb_enable_chunk_caching: false }],
     ['timescaledb_chunk_cache_ttl_minutes', 'warning', { timescaledb_chunk_cache_ttl_minutes: 9 }],
     ['timescaledb_record_metadata', 'warning', { timescaledb_record_metadata: true }],

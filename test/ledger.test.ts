@@ -230,6 +230,7 @@ describe('the progress of rows', () => {
     const cursor: StreamProgress = {
       mode: 'cursor',
       cursorField: 'ts',
+      cursorType: 'timestamptz',
       cursor: '7',
       upper: '9',
       progress: null,

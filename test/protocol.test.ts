@@ -145,6 +145,7 @@ const MESSAGES: readonly (readonly [string, Make])[] = [
       book.set(notes, {
         mode: 'cursor',
         cursorField: 'id',
+        cursorType: 'int4',
         cursor: null,
         upper: '9',
         progress: startTable(),

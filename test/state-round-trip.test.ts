@@ -40,6 +40,7 @@ const table: fc.Arbitrary<TableProgress> = fc.record(
     relation: oid,
     filenode: oid,
     page: oid,
+    late: fc.option(bound),
   },
   { noNullPrototype: true },
 );
@@ -76,8 +77,21 @@ const streamProgress: fc.Arbitrary<StreamProgress> = fc.oneof(
     {
       mode: fc.constant('cursor' as const),
       cursorField: name,
+      cursorType: fc.option(name),
       cursor: fc.option(name),
       upper: fc.option(name),
+      progress: fc.option(progress),
+    },
+    { noNullPrototype: true },
+  ),
+  fc.record(
+    {
+      mode: fc.constant('xmin' as const),
+      relation: oid,
+      systemIdentifier: name,
+      timeline: oid,
+      horizon: fc.option(bound),
+      next: fc.option(bound),
       progress: fc.option(progress),
     },
     { noNullPrototype: true },
@@ -140,6 +154,8 @@ describe('a state', () => {
           kind: 'global',
           shared: position,
           streams: new Map(streams.map((stream) => [streamKey(stream), state])),
+          airbyteStreams: new Map(),
+          airbytePosition: null,
         });
       }),
     );

@@ -16,8 +16,19 @@ const TABLE = {
   relation: 5,
   filenode: 0,
   page: 0,
+  late: null,
 };
 const BLOB = { version: 1, mode: 'cdc', progress: TABLE };
+const XMIN = {
+  version: 1,
+  mode: 'xmin',
+  relation: 5,
+  system_identifier: '1',
+  timeline: 1,
+  horizon: '7',
+  next: null,
+  progress: null,
+};
 const SHARED = {
   version: 1,
   lsn: '16/B374D848',
@@ -76,7 +87,13 @@ describe('a state that says nothing is a fresh start', () => {
   ])('%s', (_, value) => {
     const twice = ['a', 'b'].map((namespace) => ({ name: 'twice', namespace }));
     const state = parseState(value, [...CONFIGURED, ...twice]);
-    expect(state).toEqual({ shared: null, streams: new Map(), kind: 'none' });
+    expect(state).toEqual({
+      shared: null,
+      streams: new Map(),
+      airbyteStreams: new Map(),
+      airbytePosition: null,
+      kind: 'none',
+    });
   });
 });
 
@@ -261,14 +278,12 @@ describe('a state that cannot be used is refused, with the way out', () => {
     ['a position of a later version', [global({ ...SHARED, version: 2 }, entry(METRICS, BLOB))]],
     ["the Postgres source's position", [global(DEBEZIUM, entry(METRICS, BLOB))]],
     [
-      "the Postgres source's cursor",
-      [stream(METRICS, { version: 2, state_type: 'cursor_based', cursor: '7' })],
+      "the Postgres source's entries beside ours",
+      [global(DEBEZIUM, entry(METRICS, { state_type: 'ctid_based' }), entry(EVENTS, BLOB))],
     ],
-    [
-      "the Postgres source's ctid",
-      [global(DEBEZIUM, entry(METRICS, { version: 2, state_type: 'ctid', ctid: '(0,1)' }))],
-    ],
-    ['an unknown mode', [stream(METRICS, { ...BLOB, mode: 'xmin' })]],
+    ['a transaction id that is none', [stream(METRICS, { ...XMIN, horizon: 'x' })]],
+    ['a transaction id in a number', [stream(METRICS, { ...XMIN, horizon: 7 })]],
+    ['an unknown mode', [stream(METRICS, { ...BLOB, mode: 'ctid' })]],
     ['a stream without progress', [stream(METRICS, { ...BLOB, progress: null })]],
     ['progress of no kind', of({})],
     ['a page that is no whole number', of({ ...TABLE, page: 1.5 })],
@@ -299,7 +314,12 @@ describe('a state that cannot be used is refused, with the way out', () => {
   });
 
   it('but is well without the damage', () => {
-    for (const value of [hypertable({}), of(TABLE), [stream(METRICS, CURSOR)]]) {
+    for (const value of [
+      hypertable({}),
+      of(TABLE),
+      [stream(METRICS, CURSOR)],
+      [stream(METRICS, XMIN)],
+    ]) {
       expect(keys(parse(value))).toEqual([streamKey(METRICS)]);
     }
   });

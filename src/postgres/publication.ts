@@ -257,6 +257,29 @@ export async function alteredSince(
   return rows.map(({ name }) => name);
 }
 
+/**
+ * Whether the publication was made or changed, or was given a schema, by a transaction which was not visible then. Schemas
+ * are read from pg_depend: pg_publication_namespace does not exist before PostgreSQL 15.
+ */
+export async function publicationsSince(
+  client: ClientBase,
+  publication: string,
+  then: Visibility,
+): Promise<boolean> {
+  const { rows } = await client.query<{ changed: boolean }>(
+    `SELECT EXISTS (
+       SELECT FROM pg_catalog.pg_publication p
+         LEFT JOIN pg_catalog.pg_depend d
+           ON d.refclassid = 'pg_publication'::regclass AND d.refobjid = p.oid
+          AND d.classid = to_regclass('pg_catalog.pg_publication_namespace')::oid
+        WHERE p.pubname = $1
+          AND (pg_catalog.age(p.xmin) BETWEEN 0 AND pg_catalog.age($2::xid)
+               OR pg_catalog.age(d.xmin) BETWEEN 0 AND pg_catalog.age($2::xid))) AS changed`,
+    [publication, shortXid(then.xmax)],
+  );
+  return rows[0]?.changed === true;
+}
+
 const WRITER_WAIT_MS = 15 * 60_000;
 
 /**

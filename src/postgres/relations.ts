@@ -31,7 +31,7 @@ export type Relation = {
   readonly identity: readonly string[];
   /** False for unlogged tables: their changes never reach the WAL, and no publication takes them. */
   readonly logged: boolean;
-  /** Whether it can be read by ranges of ctid. */
+  /** Whether it can be read by ranges of ctid, which takes the privilege on the table, not on its columns. */
   readonly heap: boolean;
   /** Whether row level security would filter what the current role sees: not for its owner, superusers, BYPASSRLS. */
   readonly rowSecurity: boolean;
@@ -141,7 +141,8 @@ WITH RECURSIVE partition (root, oid) AS (
 SELECT r.oid::bigint AS oid, r.nspname AS schema, r.relname AS name, r.relkind AS kind,
        CASE WHEN r.relreplident = 'f' AND ${fullIsNoIdentitySql('r')} THEN 'n'
             ELSE r.relreplident::text END AS identity, r.relpersistence <> 'u' AS logged,
-       r.relkind IN ('r', 'm') AND coalesce(am.amname = 'heap', false) AS heap,
+       CASE WHEN r.relkind IN ('r', 'm') AND am.amname = 'heap'
+            THEN has_column_privilege(r.oid, 'ctid', 'SELECT') ELSE false END AS heap,
        r.relrowsecurity AND row_security_active(r.oid) AS row_security,
        col.columns, r.may_use AND col.selectable AS selectable,
        key.primary_key, key.key_immediate, key.identity_index,
@@ -232,7 +233,8 @@ WITH RECURSIVE partition (root, oid) AS (
   SELECT p.root, i.inhrelid FROM partition p JOIN pg_inherits i ON i.inhparent = p.oid
 )
 SELECT c.oid::bigint AS oid, p.root::bigint AS root, n.nspname AS schema, c.relname AS name, c.relkind AS kind,
-       c.relkind = 'r' AND coalesce(am.amname = 'heap', false) AS heap
+       CASE WHEN c.relkind = 'r' AND am.amname = 'heap'
+            THEN has_column_privilege(c.oid, 'ctid', 'SELECT') ELSE false END AS heap
 FROM partition p
 JOIN pg_class c ON c.oid = p.oid AND c.relkind IN ('r', 'f') AND c.relispartition
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -253,4 +255,27 @@ export async function listLeaves(
     kind: row.kind === 'f' ? 'foreign table' : 'table',
     heap: row.heap,
   }));
+}
+
+/**
+ * The relations under a table, at whatever depth, that were attached to it, or lie under one that was, by a transaction of
+ * this kind.
+ * @param since gives SQL over the `xmin` of that name; null: every transaction is of the kind.
+ */
+export async function joinedSince(
+  client: ClientBase,
+  root: number,
+  since: (xmin: string) => string | null,
+): Promise<ReadonlySet<number>> {
+  const joined = since('i.xmin') ?? 'true';
+  const { rows } = await client.query<{ oid: string }>(
+    `WITH RECURSIVE below (oid, joined) AS (
+       SELECT $1::oid, false
+       UNION ALL
+       SELECT i.inhrelid, b.joined OR ${joined} FROM below b JOIN pg_inherits i ON i.inhparent = b.oid
+     )
+     SELECT oid::bigint AS oid FROM below WHERE joined`,
+    [root],
+  );
+  return new Set(rows.map(({ oid }) => Number(oid)));
 }

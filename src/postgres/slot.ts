@@ -227,6 +227,19 @@ export async function dropSlot(client: ClientBase, slot: string): Promise<void> 
   await client.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot]);
 }
 
+/**
+ * The oldest transaction whose changes of the system catalog the slot may still need to see, 32 bits: every older one had
+ * ended before anything that the slot can decode. Null where there is no slot, or none for changes.
+ */
+export async function slotCatalogXmin(client: ClientBase, slot: string): Promise<number | null> {
+  const { rows } = await client.query<{ xmin: string | null }>(
+    `SELECT s.catalog_xmin::text AS xmin FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`,
+    [slot],
+  );
+  const xmin = rows[0]?.xmin ?? null;
+  return xmin === null ? null : Number(xmin);
+}
+
 export type ServerIdentity = { readonly systemIdentifier: string; readonly timeline: number };
 
 /** Which cluster this is, and which of its histories. */

@@ -17,6 +17,8 @@ export type PgType = {
   readonly baseDimensions: number;
   /** typdelim. */
   readonly delimiter: string;
+  /** Whether it has an order of its own: a default operator class for B-trees. */
+  readonly ordered: boolean;
 };
 
 type TypeRow = {
@@ -28,6 +30,7 @@ type TypeRow = {
   readonly base_typmod: number;
   readonly base_dimensions: number;
   readonly delimiter: string;
+  readonly ordered: boolean;
 };
 
 /** A true array is what its element names as typarray: point and name have a typelem too, and so has a domain over an array. */
@@ -45,7 +48,9 @@ WITH RECURSIVE type AS (
 )
 SELECT t.oid::bigint AS oid, t.typname AS name, t.typtype AS kind, t.element::bigint AS element,
        t.typbasetype::bigint AS base, t.typtypmod AS base_typmod, t.typndims AS base_dimensions,
-       t.typdelim AS delimiter
+       t.typdelim AS delimiter,
+       EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+                WHERE o.opcintype = t.oid AND o.opcdefault AND m.amname = 'btree') AS ordered
 FROM wanted w JOIN type t ON t.oid = w.oid`;
 
 /** These types, and the element and base types that they lead to, in one query. */
@@ -66,6 +71,7 @@ export async function loadTypes(
         baseTypmod: row.base_typmod,
         baseDimensions: row.base_dimensions,
         delimiter: row.delimiter,
+        ordered: row.ordered,
       },
     ]),
   );
