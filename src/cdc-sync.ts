@@ -20,9 +20,9 @@ import {
   inOrder,
   type LoadContext,
   loadChunks,
-  loadTable,
   wholeSelection,
 } from './load.ts';
+import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
 import type { ChangeReader } from './postgres/changes.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';

@@ -11,14 +11,8 @@ import {
   isEndless,
   sameOrder,
 } from './cursor-bounds.ts';
-import {
-  inOrder,
-  hypertableRows,
-  type LoadContext,
-  loadChunks,
-  loadTable,
-  rowEncoder,
-} from './load.ts';
+import { inOrder, hypertableRows, type LoadContext, loadChunks, rowEncoder } from './load.ts';
+import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
 import { pendingChunks, startHypertable, startTable } from './progress.ts';
 import { readSlice, type Selection } from './snapshot.ts';

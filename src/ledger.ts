@@ -7,12 +7,8 @@ import type { Lsn } from './postgres/lsn.ts';
 import { forgetSeen, type Progress } from './progress.ts';
 import type { SyncStream } from './plan.ts';
 import type { RecordClock } from './record.ts';
-import {
-  serialiseShared,
-  serialiseStream,
-  type SharedState,
-  type StreamProgress,
-} from './state.ts';
+import { type SharedState, type StreamProgress } from './state.ts';
+import { serialiseShared, serialiseStream } from './state-writing.ts';
 
 export class Ledger {
   readonly #output: Output;

@@ -1,13 +1,7 @@
 /** Streams without changes to follow: a full refresh, or a pass by a cursor, from the first row to the last STATE. */
 import { syncCursor } from './cursor.ts';
-import {
-  hypertableRows,
-  inOrder,
-  type LoadContext,
-  loadChunks,
-  loadTable,
-  wholeSelection,
-} from './load.ts';
+import { hypertableRows, inOrder, type LoadContext, loadChunks, wholeSelection } from './load.ts';
+import { loadTable } from './load-table.ts';
 import type { SyncStream } from './plan.ts';
 import { completed, pendingChunks, startHypertable, startTable } from './progress.ts';
 import { syncXmin } from './xmin.ts';

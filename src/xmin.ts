@@ -4,14 +4,8 @@
  * later snapshot shows what they have written. Rows of that one and of younger ones may come again with the next pass;
  * none is left out. Deletions go unseen.
  */
-import {
-  hypertableRows,
-  inOrder,
-  type LoadContext,
-  loadChunks,
-  loadTable,
-  wholeSelection,
-} from './load.ts';
+import { hypertableRows, inOrder, type LoadContext, loadChunks, wholeSelection } from './load.ts';
+import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
 import { serverIdentity } from './postgres/slot.ts';
 import { joinedSince } from './postgres/relations.ts';

@@ -1,6 +1,7 @@
 /** A stream's progress on its way through the state document, as the platform keeps it between two syncs. */
 import type { HypertableProgress } from '../src/progress.ts';
-import { parseState, serialiseStream, streamKey } from '../src/state.ts';
+import { parseState, streamKey } from '../src/state.ts';
+import { serialiseStream } from '../src/state-writing.ts';
 import type { StreamProgress } from '../src/state.ts';
 
 export const METRICS = { name: 'metrics', namespace: 'public' };

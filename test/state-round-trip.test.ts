@@ -4,14 +4,8 @@ import { describe, expect, it } from 'vitest';
 import { ConnectorError } from '../src/errors.ts';
 import { formatLsn, type Lsn } from '../src/postgres/lsn.ts';
 import type { HypertableProgress, Progress, Seen, TableProgress } from '../src/progress.ts';
-import {
-  parseState,
-  serialiseShared,
-  serialiseStream,
-  type SharedState,
-  streamKey,
-  type StreamProgress,
-} from '../src/state.ts';
+import { parseState, type SharedState, streamKey, type StreamProgress } from '../src/state.ts';
+import { serialiseShared, serialiseStream } from '../src/state-writing.ts';
 import { METRICS, throughJson } from './state-document.ts';
 
 const oid = fc.integer({ min: 0, max: 2 ** 32 - 1 });
