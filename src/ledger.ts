@@ -132,5 +132,6 @@ export class Ledger {
         sourceStats,
       },
     });
+    if (this.#shared !== null) this.#output.watcher.position(this.#shared.lsn);
   }
 }

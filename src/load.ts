@@ -9,6 +9,7 @@ import type { Config } from './config.ts';
 import type { SourceModel } from './source-model.ts';
 import { ConnectorError } from './errors.ts';
 import type { Ledger } from './ledger.ts';
+import type { RowHandler } from './postgres/hot-reader.ts';
 import { listLeaves } from './postgres/relations.ts';
 import { label, type SyncStream } from './plan.ts';
 import {
@@ -91,6 +92,18 @@ function readStamp(context: LoadContext, stream: SyncStream): ChangeStamp | null
   return { lsn: String(context.ledger.position), updatedAt, deleted: false };
 }
 
+/** Writes each row of a chunk or slice as a record, with the stamp of this moment. */
+function writer(context: LoadContext, stream: SyncStream, encoder: RecordEncoder): RowHandler {
+  const { output } = context;
+  const stamp = readStamp(context, stream);
+  const tally = output.written(stream.name).rows;
+  return (src, start, end) => {
+    encoder.writeRow(output.buffer, src, start, end, stamp);
+    output.recordWritten(tally);
+    return undefined;
+  };
+}
+
 /** When a round of reading ends, so that the stream can catch up: bounds the state's list of visibilities, and the WAL held. */
 export type Budget = { readonly chunks: number; readonly until: number };
 
@@ -161,24 +174,23 @@ async function loadChunk(
 ): Promise<boolean> {
   const { ledger, output, source } = context;
   if (source.timescale === null) throw new Error('a chunk without TimescaleDB');
-  const stamp = readStamp(context, stream);
   const checkSql = chunkCheckSql(source.timescale);
+  const onRow = writer(context, stream, encoder);
   const begun = Date.now();
   const read = await context.readers.use((client) =>
-    readChunk(client, context.main, chunk, selection, checkSql, (src, start, end) => {
-      encoder.writeRow(output.buffer, src, start, end, stamp);
-      output.recordWritten();
-      return undefined;
-    }),
+    readChunk(client, context.main, chunk, selection, checkSql, onRow),
   );
-  output.watcher.done(stream.name, read.kind === 'gone' ? 0 : read.rows);
+  const milliseconds = Date.now() - begun;
   if (read.kind === 'gone') {
+    output.watcher.done(stream.name, { rows: 0, milliseconds, retries: 0 });
     output.log(
       'INFO',
       `${label(stream.name)}: chunk ${chunk.name} is gone; its rows are not read.`,
     );
     return false;
   }
+  const { rows, retries } = read;
+  output.watcher.done(stream.name, { rows, milliseconds, retries });
   const seen = stream.mode === 'cdc' ? read.seen : null;
   if (context.book?.readInVain(chunk, read.seen.visibility) !== true) {
     ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, [...open]));
@@ -187,7 +199,7 @@ async function loadChunk(
   ledger.checkpoint(stream);
   output.log(
     'INFO',
-    `${label(stream.name)}: chunk ${chunk.name} read, ${read.rows} rows in ${Date.now() - begun} ms.`,
+    `${label(stream.name)}: chunk ${chunk.name} read, ${rows} rows in ${milliseconds} ms.`,
   );
   return true;
 }
@@ -278,8 +290,8 @@ async function loadSlice(
   const filtered = cdc && context.exactXmin;
   const within = filtered ? (progress.seen?.visibility ?? null) : null;
   const first = filtered && progress.seen === null && (toPage !== null || units.length > 1);
-  const encoder = rowEncoder(context, stream, 0);
-  const stamp = readStamp(context, stream);
+  const onRow = writer(context, stream, rowEncoder(context, stream, 0));
+  const begun = Date.now();
   const read = await context.readers.use((client) =>
     readSlice(
       client,
@@ -288,11 +300,7 @@ async function loadSlice(
       selection,
       goingOn ? progress.filenode : 0,
       first ? units.map(({ oid }) => oid) : null,
-      (src, start, end) => {
-        encoder.writeRow(output.buffer, src, start, end, stamp);
-        output.recordWritten();
-        return undefined;
-      },
+      onRow,
     ),
   );
   switch (read.kind) {
@@ -307,7 +315,8 @@ async function loadSlice(
       if (units.length > 1) return { ...progress, relation: unit.oid + 1, filenode: 0, page: 0 };
       throw goneError(stream);
     case 'read': {
-      output.watcher.done(stream.name, read.rows);
+      const { rows, retries } = read;
+      output.watcher.done(stream.name, { rows, milliseconds: Date.now() - begun, retries });
       const seen = cdc ? (progress.seen ?? read.seen) : null;
       return toPage === null
         ? { ...progress, seen, relation: unit.oid + 1, filenode: 0, page: 0 }

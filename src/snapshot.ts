@@ -24,9 +24,19 @@ export type Selection = {
 };
 
 export type ChunkRead =
-  | { readonly kind: 'read'; readonly seen: Seen; readonly rows: number }
+  | {
+      readonly kind: 'read';
+      readonly seen: Seen;
+      readonly rows: number;
+      /** How often it was begun again, before its first row. */
+      readonly retries: number;
+    }
   /** Dropped or detached since it was listed: its rows are not in the hypertable any more. */
   | { readonly kind: 'gone' };
+
+/** One attempt does not know of the others. */
+type Attempted<R extends { readonly kind: string }> =
+  Exclude<R, { kind: 'read' }> | Omit<Extract<R, { kind: 'read' }>, 'retries'>;
 
 const LOCK_NOT_AVAILABLE = '55P03';
 const UNDEFINED_TABLE = '42P01';
@@ -63,7 +73,7 @@ export async function readChunk(
     if (attempt > 0) await pause(Math.min(2000, 25 * 2 ** attempt));
     try {
       const read = await attemptChunk(client, main, chunk, target, selection, checkSql, emit);
-      if (read !== null) return read;
+      if (read !== null) return read.kind === 'read' ? { ...read, retries: attempt } : read;
       reason = 'it was compressed or recompressed each time';
     } catch (error) {
       const code = errorCode(error);
@@ -95,7 +105,7 @@ async function attemptChunk(
   selection: Selection,
   checkSql: string,
   onRow: RowHandler,
-): Promise<ChunkRead | null> {
+): Promise<Attempted<ChunkRead> | null> {
   const relation = `${ident(target.schema)}.${ident(target.name)}`;
   // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
   const lock = chunk.foreign ? [] : [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`];
@@ -174,6 +184,8 @@ export type SliceRead =
       readonly kind: 'read';
       readonly seen: Seen;
       readonly rows: number;
+      /** How often it was begun again, before its first row. */
+      readonly retries: number;
       readonly filenode: number;
     }
   /** The table was rewritten since `filenode` was taken: ctids mean nothing any more. */
@@ -206,7 +218,7 @@ export async function readSlice(
       const read = await attemptSlice(client, source, slice, selection, filenode, emit, async () =>
         quiet === null || attempt >= QUIET_ATTEMPTS ? true : isQuiet(client, quiet),
       );
-      if (read !== null) return read;
+      if (read !== null) return read.kind === 'read' ? { ...read, retries: attempt } : read;
     } catch (error) {
       const code = errorCode(error);
       const busy = code === LOCK_NOT_AVAILABLE || code === DEADLOCK;
@@ -227,7 +239,7 @@ async function attemptSlice(
   filenode: number,
   onRow: RowHandler,
   accept: () => Promise<boolean>,
-): Promise<SliceRead | null> {
+): Promise<Attempted<SliceRead> | null> {
   const relation = `${ident(source.schema)}.${ident(source.name)}`;
   const lock = source.lockable ? [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`] : [];
   const before = [...BEGIN, ...lock];
