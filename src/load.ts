@@ -156,11 +156,23 @@ function tooMuchSeen(ledger: Ledger, stream: SyncStream): boolean {
   return seenBytes(hypertableRows(ledger, stream)) > MAX_SEEN_BYTES;
 }
 
-/** As many as configured, within the limit of connections: the system catalog takes one, the changes another. */
-function readersAtOnce(config: Config, cdc: boolean): number {
-  const { maxConcurrentChunks } = config.timescaledb;
-  const limit = config.maxDbConnections ?? Number.POSITIVE_INFINITY;
-  return Math.max(1, Math.min(maxConcurrentChunks, limit - (cdc ? 2 : 1)));
+/** What the process takes up beside the rows in its buffers, in MB (measured: docs/operations.md). */
+const BASE_MB = 80;
+/** For a reader in the middle of a row of 20 MB, and for the buffers of the rows before it that are not collected yet. */
+const READER_MB = 48;
+
+/**
+ * As many as configured, within the limit of connections (the system catalog takes one, the changes another) and of
+ * memory.
+ */
+export function readersAtOnce(
+  config: Pick<Config, 'timescaledb' | 'maxDbConnections'>,
+  cdc: boolean,
+): number {
+  const { maxConcurrentChunks, maxMemoryMb } = config.timescaledb;
+  const sessions = (config.maxDbConnections ?? Number.POSITIVE_INFINITY) - (cdc ? 2 : 1);
+  const buffers = Math.floor((maxMemoryMb - BASE_MB) / READER_MB);
+  return Math.max(1, Math.min(maxConcurrentChunks, sessions, buffers));
 }
 
 /** @param open chunks that are not done; this one leaves them. @returns false when the chunk is gone. */

@@ -41,6 +41,14 @@ type Attempted<R extends { readonly kind: string }> =
 const LOCK_NOT_AVAILABLE = '55P03';
 const UNDEFINED_TABLE = '42P01';
 const DEADLOCK = '40P01';
+/** On a standby: the read held up its recovery (https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CONFLICT). */
+const SERIALIZATION_FAILURE = '40001';
+/** Why a read that was ended before its first row is begun again. */
+export const BUSY: ReadonlyMap<string, string> = new Map([
+  [LOCK_NOT_AVAILABLE, 'DDL or maintenance kept it locked'],
+  [DEADLOCK, 'DDL or maintenance kept it locked'],
+  [SERIALIZATION_FAILURE, 'the standby cancelled each read for the sake of its recovery'],
+]);
 const ATTEMPTS = 40;
 /** Shorter than deadlock_timeout would be useless, longer would let writers queue behind us. */
 const BEGIN = [
@@ -77,6 +85,7 @@ export async function readChunk(
       reason = 'it was compressed or recompressed each time';
     } catch (error) {
       const code = errorCode(error);
+      const busy = BUSY.get(code);
       // Once rows have left, beginning again would double them.
       if (emitted) throw error;
       if (code === UNDEFINED_TABLE) {
@@ -84,9 +93,9 @@ export async function readChunk(
         const renamed = await nameOf(client, chunk.oid);
         if (renamed === null) return { kind: 'gone' };
         target = renamed;
-      } else if (code === LOCK_NOT_AVAILABLE || code === DEADLOCK) {
+      } else if (busy !== undefined) {
         await client.query('ROLLBACK');
-        reason = 'DDL or maintenance kept it locked';
+        reason = busy;
       } else throw error;
     }
   }
@@ -221,7 +230,7 @@ export async function readSlice(
       if (read !== null) return read.kind === 'read' ? { ...read, retries: attempt } : read;
     } catch (error) {
       const code = errorCode(error);
-      const busy = code === LOCK_NOT_AVAILABLE || code === DEADLOCK;
+      const busy = BUSY.has(code);
       if (emitted || !(code === UNDEFINED_TABLE || (busy && attempt < ATTEMPTS))) throw error;
       await client.query('ROLLBACK');
       if (code === UNDEFINED_TABLE) return { kind: 'gone' };
