@@ -371,17 +371,3 @@ describe('unsupported settings', () => {
     expect(said.toSorted()).toEqual(CASES.map(([property]) => property).toSorted());
   });
 });
-
-describe('a memory limit below what the process takes up', () => {
-  it.each([64, 95])('of %s MB is warned of, with the lowest that holds', (mb) => {
-    const [found, ...others] = unsupportedSettings(parse({ timescaledb_max_memory_mb: mb }));
-    expect(others).toEqual([]);
-    expect(found).toMatchObject({ property: 'timescaledb_max_memory_mb', severity: 'warning' });
-    expect(found?.sentence).toContain(`is ${mb}, `);
-    expect(found?.sentence).toContain('96 is the lowest that holds');
-  });
-
-  it('is not: 96 and more', () => {
-    expect(unsupportedSettings(parse({ timescaledb_max_memory_mb: 96 }))).toEqual([]);
-  });
-});
