@@ -81,7 +81,7 @@ export const METRICS: readonly Metric[] = [
   single(
     'changes_read_seconds_total',
     'counter',
-    'Seconds spent on reading changes',
+    'Seconds spent on reading changes; CDC only',
     ({ counters }) => (counters.walEnd === null ? null : seconds(counters.changesMilliseconds)),
   ),
   single(
@@ -108,17 +108,27 @@ export const METRICS: readonly Metric[] = [
     'Resident memory of the process',
     (facts) => facts.residentBytes,
   ),
-  ofRecords('records_total', 'RECORD messages, of rows that were read and of changes', 'records'),
+  ofRecords(
+    'records_total',
+    'RECORD messages, from the rows that were read or the changes',
+    'records',
+  ),
   ofRecords('record_bytes_total', 'Bytes of the RECORD messages', 'bytes'),
   ofUnits(
     'chunks_read_total',
     'counter',
-    'Chunks that were read, or found to be gone',
+    'Chunks of a hypertable that were read, or found to be gone',
     'chunk',
     ({ done }) => done,
   ),
   ofUnits('chunks_left', 'gauge', 'Chunks that are left to read', 'chunk', ({ left }) => left),
-  ofUnits('slices_read_total', 'counter', 'Slices that were read', 'slice', ({ done }) => done),
+  ofUnits(
+    'slices_read_total',
+    'counter',
+    'Slices of a table that were read',
+    'slice',
+    ({ done }) => done,
+  ),
   ofUnits('slices_left', 'gauge', 'Slices that are left to read', 'slice', ({ left }) => left),
   ofUnits(
     'rows_read_seconds_total',
