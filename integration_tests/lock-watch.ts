@@ -71,20 +71,20 @@ export async function watchLocks<T>(
 ): Promise<{ readonly result: T; readonly report: LockReport }> {
   const client = await db.client();
   const watch = new Watch();
-  let over = false;
+  const end = new AbortController();
   const watching = (async (): Promise<void> => {
-    while (!over) {
+    while (!end.signal.aborted) {
       await watch.sample(client, sessions);
       await delay(EVERY_MS);
     }
   })();
   try {
     const result = await work();
-    over = true;
+    end.abort();
     await watching;
     return { result, report: watch.report() };
   } finally {
-    over = true;
+    end.abort();
     await watching.catch(() => undefined);
     await client.end();
   }

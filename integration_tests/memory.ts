@@ -1,7 +1,7 @@
 /**
  * Shows that the connector stays under `timescaledb_max_memory_mb`:
  *
- *   npm run memory [-- --limits 64,96,128,512] [--rows N] [--changes M] [--tables T] [--wide-mb W]
+ *   npm run memory [-- --limits 64,96,160,512] [--rows N] [--changes M] [--tables T] [--wide-mb W]
  *
  * It is started as the image starts it, and its output goes to a reader that is slower than it. Rows of a hypertable, one
  * transaction of many changes, rows of 20 MB read and changed, and hundreds of tables; each under each limit. Prints the
@@ -40,7 +40,7 @@ type Load = {
 };
 
 const NARROW = 96;
-const WIDE = 128;
+const WIDE = 160;
 
 type Sizes = {
   readonly rows: number;
@@ -193,7 +193,7 @@ async function runPair(
 async function main(): Promise<boolean> {
   const { values } = parseArgs({
     options: {
-      limits: { type: 'string', default: '64,96,128,512' },
+      limits: { type: 'string', default: '64,96,160,512' },
       rows: { type: 'string', default: '2000000' },
       changes: { type: 'string', default: '1000000' },
       tables: { type: 'string', default: '500' },

@@ -291,7 +291,7 @@ export function unsupportedSettings(config: Config): readonly UnsupportedSetting
     found.push({
       property: 'timescaledb_max_memory_mb',
       severity: 'warning',
-      sentence: `\`timescaledb_max_memory_mb\` is ${timescaledb.maxMemoryMb}, but Node.js and the connector take up more than that before the first row: ${LOWEST_MEMORY_MB} is the lowest that holds, 128 where rows are as large as 20 MB.`,
+      sentence: `\`timescaledb_max_memory_mb\` is ${timescaledb.maxMemoryMb}, but Node.js and the connector take up more than that before the first row: ${LOWEST_MEMORY_MB} is the lowest that holds, 160 where rows are as large as 20 MB.`,
     });
   }
   return found;

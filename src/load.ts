@@ -185,12 +185,14 @@ async function loadChunk(
   encoder: RecordEncoder,
 ): Promise<boolean> {
   const { ledger, output, source } = context;
-  if (source.timescale === null) throw new Error('a chunk without TimescaleDB');
+  const { hypertable } = stream;
+  if (source.timescale === null || hypertable === null)
+    throw new Error('a chunk without hypertable');
   const checkSql = chunkCheckSql(source.timescale);
   const onRow = writer(context, stream, encoder);
   const begun = Date.now();
   const read = await context.readers.use((client) =>
-    readChunk(client, context.main, chunk, selection, checkSql, onRow),
+    readChunk(client, context.main, hypertable, chunk, selection, checkSql, onRow),
   );
   const milliseconds = Date.now() - begun;
   if (read.kind === 'gone') {

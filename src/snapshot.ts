@@ -56,21 +56,25 @@ const BEGIN = [
   `SET LOCAL lock_timeout = '5s'`,
 ] as const;
 
+type TableName = { readonly schema: string; readonly name: string };
+
 /**
  * Reads one chunk whole or not at all; begins again while maintenance changes it.
- * @param main another session: it sees the chunk's newest state.
+ * @param main another session: it sees the chunk's newest state. @param root the chunk's hypertable.
  * @param checkSql `chunkCheckSql` of this server. @param onRow is not called before the check has passed.
  * @throws ConnectorError (transient) when the chunk stays locked or keeps changing.
  */
 export async function readChunk(
   client: Client,
   main: ClientBase,
+  root: TableName,
   chunk: Chunk,
   selection: Selection,
   checkSql: string,
   onRow: RowHandler,
 ): Promise<ChunkRead> {
-  let target: { readonly schema: string; readonly name: string } = chunk;
+  let target: TableName = chunk;
+  let above: TableName | null = root;
   let reason = '';
   let emitted = false;
   const emit: RowHandler = (src, start, end) => {
@@ -80,7 +84,16 @@ export async function readChunk(
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
     if (attempt > 0) await pause(Math.min(2000, 25 * 2 ** attempt));
     try {
-      const read = await attemptChunk(client, main, chunk, target, selection, checkSql, emit);
+      const read = await attemptChunk(
+        client,
+        main,
+        chunk,
+        lockSql(above, target, chunk.foreign),
+        target,
+        selection,
+        checkSql,
+        emit,
+      );
       if (read !== null) return read.kind === 'read' ? { ...read, retries: attempt } : read;
       reason = 'it was compressed or recompressed each time';
     } catch (error) {
@@ -92,6 +105,8 @@ export async function readChunk(
         await client.query('ROLLBACK');
         const renamed = await nameOf(client, chunk.oid);
         if (renamed === null) return { kind: 'gone' };
+        // The hypertable was renamed: its lock is a courtesy, the chunk's is not.
+        if (renamed.schema === target.schema && renamed.name === target.name) above = null;
         target = renamed;
       } else if (busy !== undefined) {
         await client.query('ROLLBACK');
@@ -105,22 +120,39 @@ export async function readChunk(
   );
 }
 
+/**
+ * The chunk is locked because of what happens to it. The hypertable first, as DDL does: whoever alters the whole of it
+ * waits for the chunks that are being read, and the next ones wait for him; else he would follow us from chunk to chunk.
+ */
+function lockSql(
+  root: TableName | null,
+  chunk: TableName,
+  foreign: boolean,
+): readonly string[] {
+  // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
+  const tables = [...(root === null ? [] : [root]), ...(foreign ? [] : [chunk])];
+  return tables.map((table) => `LOCK TABLE ONLY ${qualified(table)} IN ACCESS SHARE MODE`);
+}
+
+function qualified({ schema, name }: TableName): string {
+  return `${ident(schema)}.${ident(name)}`;
+}
+
 /** @returns null when the chunk changed between snapshot and plan; nothing was emitted then. */
 async function attemptChunk(
   client: Client,
   main: ClientBase,
   chunk: Chunk,
-  target: { readonly schema: string; readonly name: string },
+  lock: readonly string[],
+  target: TableName,
   selection: Selection,
   checkSql: string,
   onRow: RowHandler,
 ): Promise<Attempted<ChunkRead> | null> {
-  const relation = `${ident(target.schema)}.${ident(target.name)}`;
-  // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
-  const lock = chunk.foreign ? [] : [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`];
   // One round trip: a hypertable may have thousands of chunks with few rows in each.
   const before = [...BEGIN, ...lock];
-  await bindPortal(client, 'rows', selectSql(relation, selection), selection.values, false, before);
+  const sql = selectSql(qualified(target), selection);
+  await bindPortal(client, 'rows', sql, selection.values, false, before);
   const query = { name: 'chunk check', text: checkSql, values: [chunk.id] };
   const [own, other] = await Promise.all(
     [client, main].map((session) => session.query<ChunkCheck>(query)),
@@ -157,10 +189,7 @@ function selectSql(relation: string, selection: Selection): string {
   return `SELECT ${columns} FROM ${relation}${where}${order}`;
 }
 
-async function nameOf(
-  client: Client,
-  oid: number,
-): Promise<{ readonly schema: string; readonly name: string } | null> {
+async function nameOf(client: Client, oid: number): Promise<TableName | null> {
   const { rows } = await client.query<{ schema: string; name: string }>(
     `SELECT n.nspname AS schema, c.relname AS name
        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`,
