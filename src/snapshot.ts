@@ -124,11 +124,7 @@ export async function readChunk(
  * The chunk is locked because of what happens to it. The hypertable first, as DDL does: whoever alters the whole of it
  * waits for the chunks that are being read, and the next ones wait for him; else he would follow us from chunk to chunk.
  */
-function lockSql(
-  root: TableName | null,
-  chunk: TableName,
-  foreign: boolean,
-): readonly string[] {
+function lockSql(root: TableName | null, chunk: TableName, foreign: boolean): readonly string[] {
   // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
   const tables = [...(root === null ? [] : [root]), ...(foreign ? [] : [chunk])];
   return tables.map((table) => `LOCK TABLE ONLY ${qualified(table)} IN ACCESS SHARE MODE`);
