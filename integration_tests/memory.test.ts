@@ -7,7 +7,7 @@ import { connectTo } from './scenario.ts';
 const LIMIT_MB = 160;
 /** What the image starts node with under this limit (see docker/source-timescaledb). */
 const NODE_OPTIONS = '--max-semi-space-size=5 --max-old-space-size=120';
-const CHUNKS = 8;
+const CHUNKS = 6;
 
 it.skipIf(process.platform !== 'linux')(
   'rows of 18 MB, read from several chunks and from the log, stay under 160 MB',
@@ -18,7 +18,7 @@ it.skipIf(process.platform !== 'linux')(
       SELECT create_hypertable('wide', 'time', chunk_time_interval => interval '1 day');
       INSERT INTO wide SELECT timestamptz '2026-01-01' + i * interval '1 day', repeat('0123456789abcdef', 18 * 65536)
         FROM generate_series(1, ${CHUNKS}) i`);
-    const settings = { timescaledb_max_memory_mb: LIMIT_MB, timescaledb_max_concurrent_chunks: 8 };
+    const settings = { timescaledb_max_memory_mb: LIMIT_MB, timescaledb_max_concurrent_chunks: 6 };
     const { config, catalog } = await connectTo(db, {}, settings);
     const options = { config, catalog, keepMessages: false, env: { NODE_OPTIONS } };
     let state: unknown[] = [];

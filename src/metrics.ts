@@ -8,7 +8,7 @@ import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import type { Registry } from 'prom-client';
 import type { Counts, Output, Tally, Written } from './airbyte/output.ts';
 import { type Counters, type Units, walLag } from './counters.ts';
-import { ConnectorError } from './errors.ts';
+import { ConnectorError, errorCode } from './errors.ts';
 
 /** How a sync stands. */
 type Outcome = 'running' | 'succeeded' | 'failed';
@@ -202,18 +202,19 @@ export async function render(facts: Facts): Promise<string> {
 }
 
 async function registryOf(facts: Facts): Promise<Registry> {
-  const { Counter, Gauge, Registry: Registered } = await import('prom-client');
-  const registry = new Registered();
+  // In the bundle a CommonJS module has its default export only.
+  const { default: prometheus } = await import('prom-client');
+  const registry = new prometheus.Registry();
   for (const { name, type, help, labels, samples } of METRICS) {
     const taken = samples(facts);
     // By itself it would come with the value 0.
     if (taken.length === 0) continue;
     const options = { name: `${PREFIX}${name}`, help, labelNames: labels, registers: [registry] };
     if (type === 'counter') {
-      const counter = new Counter(options);
+      const counter = new prometheus.Counter(options);
       for (const sample of taken) counter.inc(sample.labels, sample.value);
     } else {
-      const gauge = new Gauge(options);
+      const gauge = new prometheus.Gauge(options);
       for (const sample of taken) gauge.set(sample.labels, sample.value);
     }
   }
@@ -252,6 +253,8 @@ export class MetricsFile {
     try {
       await file.#write('running');
     } catch (error) {
+      // Only what the file system says is for the user to mend.
+      if (errorCode(error) === '') throw error;
       const reason = error instanceof Error ? error.message : String(error);
       throw new ConnectorError(`The metrics file cannot be written: ${reason}.`, {
         kind: 'config_error',
