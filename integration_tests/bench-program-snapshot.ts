@@ -34,12 +34,13 @@ for (const { stream } of catalog.streams) {
   }));
   const name = { name: stream.name, namespace: relation.schema };
   const encoder = new RecordEncoder(name, columns, [], new RecordClock(0));
+  const tally = output.written(name).rows;
   const list = columns.map((column) => escapeIdentifier(column.name)).join(', ');
   await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
   await bindPortal(client, 'rows', `SELECT ${list} FROM ${escapeIdentifier(relation.name)}`);
   await executePortal(client, 'rows', (src, start, end) => {
     encoder.writeRow(output.buffer, src, start, end, null);
-    output.recordWritten();
+    output.recordWritten(tally);
     return undefined;
   });
   await client.query('COMMIT');

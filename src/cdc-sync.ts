@@ -134,6 +134,7 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
 async function drain(context: CdcContext): Promise<void> {
   const { ledger, changes, output, routing, main, streams } = context;
   const target = await targetLsn(main);
+  output.watcher.target(target);
   const every = context.config.checkpointTargetIntervalSeconds * 1000;
   const lookup = new RowLookup(main, context.book);
   let invisible: number[] = [];
@@ -175,9 +176,11 @@ async function drain(context: CdcContext): Promise<void> {
     await awaitVisible(main, invisible);
     invisible = [];
     ledger.passed(applier.end(reached));
+    const milliseconds = Date.now() - begun;
+    output.watcher.windowRead(milliseconds);
     output.log(
       'DEBUG',
-      `Changes from ${formatLsn(from)} to ${formatLsn(ledger.position)} read in ${Date.now() - begun} ms.`,
+      `Changes from ${formatLsn(from)} to ${formatLsn(ledger.position)} read in ${milliseconds} ms.`,
     );
   }
   if (output.recordsSinceState > 0) ledger.checkpoint(firstOf(streams));

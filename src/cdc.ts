@@ -2,7 +2,7 @@
  * The changes of the WAL as records: each committed transaction in order, each change to the stream whose rows its
  * relation holds, except what a read has already brought (by visibility) and what was only moved (by markers).
  */
-import type { Output } from './airbyte/output.ts';
+import type { Output, Tally } from './airbyte/output.ts';
 import type { RowHandler } from './postgres/hot-reader.ts';
 import { type Lsn, maxLsn } from './postgres/lsn.ts';
 import {
@@ -40,6 +40,9 @@ export type ChangeSink = {
   readonly doubtsDeletes: boolean;
 };
 
+/** With where its records are counted. */
+type CountedSink = ChangeSink & { readonly tally: Tally };
+
 /** What the applier needs from outside; all of it may ask the server, while the stream waits. */
 export type ChangeSupport = {
   /** Places a relation; null: its rows belong to no stream of this sync. */
@@ -68,7 +71,7 @@ export class ChangeApplier {
   readonly #markers = new MarkerDepth();
   readonly #held = new HeldDeletes();
   /** By relation OID; a window announces each relation anew. */
-  #sinks = new Map<number, ChangeSink | null>();
+  #sinks = new Map<number, CountedSink | null>();
   #transaction: Transaction | null = null;
   /** Of the transaction at hand: whether a relation's changes were visible to its read. */
   readonly #skipped = new Map<number, boolean>();
@@ -143,7 +146,7 @@ export class ChangeApplier {
   async #release(): Promise<void> {
     for (const { sink, tuple, stamp } of await this.#held.release(this.#support.rowsPresent)) {
       sink.encoder.writeTuple(this.#output.buffer, tuple, 0, tuple.length, stamp);
-      this.#output.recordWritten();
+      this.#output.recordWritten(this.#output.written(sink.stream.name).changes);
     }
   }
 
@@ -166,7 +169,9 @@ export class ChangeApplier {
   }
 
   async #announce(relation: RelationMessage): Promise<void> {
-    this.#sinks.set(relation.oid, await this.#support.sinkFor(relation));
+    const sink = await this.#support.sinkFor(relation);
+    const counted = sink && { ...sink, tally: this.#output.written(sink.stream.name).changes };
+    this.#sinks.set(relation.oid, counted);
   }
 
   #current(): Transaction {
@@ -175,7 +180,7 @@ export class ChangeApplier {
   }
 
   /** The sink of a change, null where it is not to be emitted. */
-  #sink(oid: number): ChangeSink | null {
+  #sink(oid: number): CountedSink | null {
     const sink = this.#sinks.get(oid);
     if (sink === undefined)
       throw new Error(`pgoutput sent a change of relation ${oid} unannounced`);
@@ -190,7 +195,7 @@ export class ChangeApplier {
   }
 
   #write(
-    sink: ChangeSink,
+    sink: CountedSink,
     src: Buffer,
     tuple: number,
     end: number,
@@ -198,18 +203,18 @@ export class ChangeApplier {
   ): void {
     const { stamp } = this.#current();
     sink.encoder.writeTuple(this.#output.buffer, src, tuple, end, stamp, fetched);
-    this.#output.recordWritten();
+    this.#output.recordWritten(sink.tally);
   }
 
-  #delete(sink: ChangeSink, src: Buffer, tuple: number, end: number): void {
+  #delete(sink: CountedSink, src: Buffer, tuple: number, end: number): void {
     const { deletion } = this.#current();
     sink.encoder.writeTuple(this.#output.buffer, src, tuple, end, deletion);
-    this.#output.recordWritten();
+    this.#output.recordWritten(sink.tally);
   }
 
   /** Another identity is another row: the old one is deleted first. */
   #update(
-    sink: ChangeSink,
+    sink: CountedSink,
     src: Buffer,
     end: number,
     message: Extract<PgoutputMessage, { tag: 'update' }>,
@@ -232,7 +237,7 @@ export class ChangeApplier {
 
   /** @param oldTuple of the old key, 0 without one: a long key that did not change is only there. */
   async #readBack(
-    sink: ChangeSink,
+    sink: CountedSink,
     src: Buffer,
     oldTuple: number,
     newTuple: number,

@@ -16,6 +16,10 @@ export type ServerFacts = {
   readonly database: string;
   readonly role: string;
   readonly standby: boolean;
+  /** hot_standby_feedback. */
+  readonly standbyFeedback: boolean;
+  /** max_standby_streaming_delay as the server shows it, such as "30s". */
+  readonly standbyDelay: string;
   readonly walLevel: string;
   readonly mayReplicate: boolean;
   /** CREATE on the database: what a publication takes. */
@@ -31,7 +35,8 @@ const SERVER = `
 SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS "versionText",
        (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS "timescaleVersion",
        current_database()::text AS database, current_user::text AS role,
-       pg_is_in_recovery() AS standby, current_setting('wal_level') AS "walLevel",
+       pg_is_in_recovery() AS standby, current_setting('hot_standby_feedback') = 'on' AS "standbyFeedback",
+       current_setting('max_standby_streaming_delay') AS "standbyDelay", current_setting('wal_level') AS "walLevel",
        EXISTS (SELECT FROM pg_roles r WHERE r.rolname = current_user AND (r.rolsuper OR r.rolreplication))
          OR EXISTS (SELECT FROM pg_roles g
                      WHERE g.rolname = ANY ($1) AND pg_has_role(g.oid, 'MEMBER')) AS "mayReplicate",
@@ -83,6 +88,17 @@ export function primary(server: ServerFacts): readonly Finding[] {
     failure(
       'The server is a standby: this version reads changes from a primary only.',
       'Point `host` at the primary, or choose another update method.',
+    ),
+  ];
+}
+
+/** Without CDC a standby will do, but it may put its recovery before our reads. */
+export function standbyReads(server: ServerFacts): readonly Finding[] {
+  if (!server.standby || server.standbyFeedback) return [];
+  return [
+    warning(
+      `The server is a standby with hot_standby_feedback off: it cancels reads that hold up its recovery for longer than max_standby_streaming_delay (${server.standbyDelay}). They are tried again, but a large chunk may never get through.`,
+      'At the standby: ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf();',
     ),
   ];
 }

@@ -23,6 +23,7 @@ import {
   type ServerFacts,
   serverFacts,
   slotHealth,
+  standbyReads,
   supportedVersions,
   usableSlot,
   walLevel,
@@ -76,7 +77,8 @@ async function connectAndCheck(config: Config, findings: Finding[]): Promise<voi
     const cdc = config.replication.method === 'CDC' ? config.replication : null;
     const versions = supportedVersions(server);
     findings.push(...versions, ...extensionInstalled(config, server));
-    if (cdc !== null) findings.push(...(await checkServer(client, config, cdc, server)));
+    if (cdc === null) findings.push(...standbyReads(server));
+    else findings.push(...(await checkServer(client, config, cdc, server)));
     if (versions.length > 0) return;
     const source = await loadSource(client, config);
     findings.push(...(await streams(client, config, source)));

@@ -92,6 +92,9 @@ const TUNING = {
   maxMemoryMb: 512,
 } as const;
 
+/** Measured: docs/operations.md has the table, `npm run memory` makes it. */
+const LOWEST_MEMORY_MB = 96;
+
 /** The `spec` of the SPEC message, which lies beside `src` and `dist` alike. */
 export async function loadSpec(): Promise<JsonObject> {
   const spec: JsonObject = JSON.parse(
@@ -271,5 +274,12 @@ export function unsupportedSettings(config: Config): readonly UnsupportedSetting
     'timescaledb_chunk_cache_ttl_minutes',
   );
   warn(timescaledb.recordMetadata, 'timescaledb_record_metadata');
+  if (timescaledb.maxMemoryMb < LOWEST_MEMORY_MB) {
+    found.push({
+      property: 'timescaledb_max_memory_mb',
+      severity: 'warning',
+      sentence: `\`timescaledb_max_memory_mb\` is ${timescaledb.maxMemoryMb}, but Node.js and the connector take up more than that before the first row: ${LOWEST_MEMORY_MB} is the lowest that holds, 160 where rows are as large as 20 MB.`,
+    });
+  }
   return found;
 }

@@ -172,10 +172,12 @@ async function passInOrder(
   const source = { ...stream.relation, heap: false, lockable: false };
   const slice = { fromPage: 0, toPage: null, within: null, rows: null };
   output.watcher.left(stream.name, 'slice', 1);
-  await context.readers.use((client) =>
+  const tally = output.written(stream.name).rows;
+  const begun = Date.now();
+  const read = await context.readers.use((client) =>
     readSlice(client, source, slice, selection, 0, null, (src, start, end) => {
       encoder.writeRow(output.buffer, src, start, end, null);
-      output.recordWritten();
+      output.recordWritten(tally);
       rows += 1;
       if (rows % STATE_ROWS !== 0) return undefined;
       const cursor = lastCell(src, start);
@@ -185,7 +187,8 @@ async function passInOrder(
       return undefined;
     }),
   );
-  output.watcher.done(stream.name, rows);
+  const retries = read.kind === 'read' ? read.retries : 0;
+  output.watcher.done(stream.name, { rows, milliseconds: Date.now() - begun, retries });
 }
 
 /** The text of a row's last column, which is not NULL. */

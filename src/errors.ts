@@ -137,6 +137,14 @@ const SQLSTATES: Readonly<Record<string, Rule>> = {
   },
 };
 
+/** What a standby says when a read would hold up its recovery: https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CONFLICT */
+const RECOVERY_CONFLICT: Rule = {
+  kind: 'transient_error',
+  what: 'The standby cancelled a read that held up its recovery.',
+  again: 'always',
+  fix: 'Set hot_standby_feedback = on at the standby, or raise its max_standby_streaming_delay, or read from the primary.',
+};
+
 const SOCKET_ERRORS: Readonly<Record<string, Rule>> = {
   ENOTFOUND: {
     kind: 'config_error',
@@ -213,8 +221,15 @@ export function passesByItself(error: unknown, connected: boolean): boolean {
   return again === 'always' || (again === 'once connected' && connected);
 }
 
+/** Every code (or two-letter class) that there is a rule for, with when the same is tried again; undefined: never. */
+export function retryRules(): ReadonlyMap<string, Again | undefined> {
+  const rules = Object.entries({ ...SQLSTATES, ...SOCKET_ERRORS });
+  return new Map(rules.map(([code, { again }]) => [code, again]));
+}
+
 function ruleOf(error: unknown): Rule | undefined {
   const code = errorCode(error);
+  if (code === '40001' && /conflict with recovery/.test(textOf(error))) return RECOVERY_CONFLICT;
   return (
     SOCKET_ERRORS[code] ??
     SQLSTATES[code] ??

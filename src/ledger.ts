@@ -136,5 +136,6 @@ export class Ledger {
       },
     });
     this.#stated = this.#shared?.lsn ?? null;
+    if (this.#shared !== null) this.#output.watcher.position(this.#shared.lsn);
   }
 }

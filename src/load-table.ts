@@ -1,7 +1,7 @@
 /** Existing rows of ordinary and partitioned tables and of views into records, slice by slice, each with a STATE behind it. */
 import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
-import { type LoadContext, readStamp, rowEncoder } from './load.ts';
+import { type LoadContext, rowEncoder, writer } from './load.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
 import { listLeaves } from './postgres/relations.ts';
@@ -115,6 +115,7 @@ async function loadSlice(
   const several = toPage !== null || units.length > 1;
   const first = filtered && progress.seen === null && several;
   const late = several && needsLate(stream, progress) ? await lateFrom(context) : progress.late;
+  const begun = Date.now();
   const read = await readUnit(
     context,
     stream,
@@ -138,7 +139,8 @@ async function loadSlice(
       }
       throw goneError(stream);
     case 'read': {
-      output.watcher.done(stream.name, read.rows);
+      const { rows, retries } = read;
+      output.watcher.done(stream.name, { rows, milliseconds: Date.now() - begun, retries });
       const seen = cdc ? (progress.seen ?? read.seen) : null;
       return toPage === null
         ? { ...progress, seen, late, relation: unit.oid + 1, filenode: 0, page: 0 }
@@ -168,15 +170,9 @@ function readUnit(
   filenode: number,
   quiet: readonly number[] | null,
 ): Promise<SliceRead> {
-  const { output } = context;
-  const encoder = rowEncoder(context, stream, 0);
-  const stamp = readStamp(context, stream);
+  const onRow = writer(context, stream, rowEncoder(context, stream, 0));
   return context.readers.use((client) =>
-    readSlice(client, unit, slice, selection, filenode, quiet, (src, start, end) => {
-      encoder.writeRow(output.buffer, src, start, end, stamp);
-      output.recordWritten();
-      return undefined;
-    }),
+    readSlice(client, unit, slice, selection, filenode, quiet, onRow),
   );
 }
 

@@ -9,6 +9,7 @@ import { columnType } from './column-types.ts';
 import type { Config } from './config.ts';
 import type { SourceModel } from './source-model.ts';
 import type { Ledger } from './ledger.ts';
+import type { RowHandler } from './postgres/hot-reader.ts';
 import { label, type SyncStream } from './plan.ts';
 import { chunkDone, type HypertableProgress, pendingChunks, seenBytes } from './progress.ts';
 import { type ChangeStamp, type RecordClock, RecordEncoder } from './record.ts';
@@ -76,11 +77,26 @@ export function wholeSelection(stream: SyncStream): Selection {
   return { columns, where: stream.rowFilter, values: [], orderBy: null };
 }
 
-/** The CDC columns of rows that are read; null without CDC. */
-export function readStamp(context: LoadContext, stream: SyncStream): ChangeStamp | null {
+function readStamp(context: LoadContext, stream: SyncStream): ChangeStamp | null {
   if (stream.mode !== 'cdc') return null;
   const updatedAt = new Date().toISOString().replace('Z', '000Z');
   return { lsn: String(context.ledger.position), updatedAt, deleted: false };
+}
+
+/** Writes each row of a chunk or slice as a record, with the stamp of this moment. */
+export function writer(
+  context: LoadContext,
+  stream: SyncStream,
+  encoder: RecordEncoder,
+): RowHandler {
+  const { output } = context;
+  const stamp = readStamp(context, stream);
+  const tally = output.written(stream.name).rows;
+  return (src, start, end) => {
+    encoder.writeRow(output.buffer, src, start, end, stamp);
+    output.recordWritten(tally);
+    return undefined;
+  };
 }
 
 /** When a round of reading ends, so that the stream can catch up: bounds the state's list of visibilities, and the WAL held. */
@@ -135,17 +151,26 @@ function tooMuchSeen(ledger: Ledger, stream: SyncStream): boolean {
   return seenBytes(hypertableRows(ledger, stream)) > MAX_SEEN_BYTES;
 }
 
+/** What the process takes up beside the rows in its buffers, in MB (measured: docs/operations.md). */
+const BASE_MB = 80;
+/** For a reader in the middle of a row of 20 MB, and for the buffers of the rows before it that are not collected yet. */
+const READER_MB = 48;
+
 /**
- * As many as configured, within the limit of connections: the system catalog takes one, the changes another, a heartbeat
- * statement a third one.
+ * As many as configured, within the limit of connections (the system catalog takes one, the changes another, a heartbeat
+ * statement a third one) and of memory.
  */
-function readersAtOnce(config: Config, cdc: boolean): number {
-  const { maxConcurrentChunks } = config.timescaledb;
+export function readersAtOnce(
+  config: Pick<Config, 'timescaledb' | 'maxDbConnections' | 'replication'>,
+  cdc: boolean,
+): number {
+  const { maxConcurrentChunks, maxMemoryMb } = config.timescaledb;
   const { replication } = config;
   const beats = replication.method === 'CDC' && replication.heartbeatActionQuery !== '';
   const others = 1 + Number(cdc) + Number(cdc && beats);
-  const limit = config.maxDbConnections ?? Number.POSITIVE_INFINITY;
-  return Math.max(1, Math.min(maxConcurrentChunks, limit - others));
+  const sessions = (config.maxDbConnections ?? Number.POSITIVE_INFINITY) - others;
+  const buffers = Math.floor((maxMemoryMb - BASE_MB) / READER_MB);
+  return Math.max(1, Math.min(maxConcurrentChunks, sessions, buffers));
 }
 
 /** @param open chunks that are not done; this one leaves them. @returns false when the chunk is gone. */
@@ -158,25 +183,26 @@ async function loadChunk(
   encoder: RecordEncoder,
 ): Promise<boolean> {
   const { ledger, output, source } = context;
-  if (source.timescale === null) throw new Error('a chunk without TimescaleDB');
-  const stamp = readStamp(context, stream);
+  const { hypertable } = stream;
+  if (source.timescale === null || hypertable === null)
+    throw new Error('a chunk without hypertable');
   const checkSql = chunkCheckSql(source.timescale);
+  const onRow = writer(context, stream, encoder);
   const begun = Date.now();
   const read = await context.readers.use((client) =>
-    readChunk(client, context.main, chunk, selection, checkSql, (src, start, end) => {
-      encoder.writeRow(output.buffer, src, start, end, stamp);
-      output.recordWritten();
-      return undefined;
-    }),
+    readChunk(client, context.main, hypertable, chunk, selection, checkSql, onRow),
   );
-  output.watcher.done(stream.name, read.kind === 'gone' ? 0 : read.rows);
+  const milliseconds = Date.now() - begun;
   if (read.kind === 'gone') {
+    output.watcher.done(stream.name, { rows: 0, milliseconds, retries: 0 });
     output.log(
       'INFO',
       `${label(stream.name)}: chunk ${chunk.name} is gone; its rows are not read.`,
     );
     return false;
   }
+  const { rows, retries } = read;
+  output.watcher.done(stream.name, { rows, milliseconds, retries });
   const seen = stream.mode === 'cdc' ? read.seen : null;
   if (context.book?.readInVain(chunk, read.seen.visibility) !== true) {
     ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, [...open]));
@@ -185,7 +211,7 @@ async function loadChunk(
   ledger.checkpoint(stream);
   output.log(
     'INFO',
-    `${label(stream.name)}: chunk ${chunk.name} read, ${read.rows} rows in ${Date.now() - begun} ms.`,
+    `${label(stream.name)}: chunk ${chunk.name} read, ${rows} rows in ${milliseconds} ms.`,
   );
   return true;
 }

@@ -13,8 +13,10 @@ import { Output } from './airbyte/output.ts';
 import type { JsonValue } from './airbyte/protocol.ts';
 import { check } from './check.ts';
 import { type Config, loadSpec, parseConfig, readJsonFile } from './config.ts';
+import { Counters, summaryLines } from './counters.ts';
 import { discover } from './discover.ts';
 import { asConnectorError, ConnectorError, errorCode, withoutPasswords } from './errors.ts';
+import { MetricsFile } from './metrics.ts';
 import { connect } from './postgres/connection.ts';
 import { ProgressBar } from './progress-bar.ts';
 import { read } from './read.ts';
@@ -59,6 +61,14 @@ type Options = {
   readonly state?: string;
   readonly debug?: boolean;
   readonly remove?: boolean;
+  readonly metricsFile?: string;
+};
+
+/** What goes along with a read: its numbers, and who is shown them. */
+type Company = {
+  readonly counters: Counters;
+  readonly bar: ProgressBar | undefined;
+  file: MetricsFile | undefined;
 };
 
 async function configFrom(options: Options): Promise<Config> {
@@ -105,7 +115,18 @@ async function runDiscover(options: Options, output: Output): Promise<void> {
   output.message({ type: 'CATALOG', catalog });
 }
 
-async function runRead(options: Options, output: Output): Promise<void> {
+async function runRead(options: Options, output: Output, company: Company): Promise<void> {
+  const { counters } = company;
+  if (options.metricsFile !== undefined) {
+    const number = await version();
+    company.file = await MetricsFile.open(options.metricsFile, output, (outcome) => ({
+      counters,
+      outcome,
+      version: number,
+      now: Date.now(),
+      residentBytes: process.memoryUsage.rss(),
+    }));
+  }
   refuseSockets();
   const config = await configFrom(options);
   const catalog = await readJsonFile(options.catalog ?? '', 'catalog');
@@ -113,10 +134,21 @@ async function runRead(options: Options, output: Output): Promise<void> {
     options.state === undefined || options.state === ''
       ? null
       : await readJsonFile(options.state, 'state');
-  await read({ config, catalog, state }, output);
+  try {
+    await read({ config, catalog, state }, output);
+    summarise(output, counters);
+  } catch (error) {
+    // Nobody is left to be told.
+    if (!(error instanceof OutputClosed)) summarise(output, counters);
+    throw error;
+  }
 }
 
-/** For a person with psql, not for the platform: plain text where the other commands print messages. */
+function summarise(output: Output, counters: Counters): void {
+  if (output.counts.streams.length === 0) return;
+  for (const line of summaryLines(output.counts, counters, Date.now())) output.log('INFO', line);
+}
+
 /** The end of a failed command: what happened, for the user, as a TRACE. */
 function report(error: unknown, output: Output, doing: string): void {
   if (error instanceof OutputClosed) return;
@@ -138,26 +170,40 @@ function report(error: unknown, output: Output, doing: string): void {
 async function run(
   doing: string,
   options: Options,
-  command: (options: Options, output: Output) => Promise<void>,
+  command: (options: Options, output: Output, company: Company) => Promise<void>,
 ): Promise<void> {
   const debug = options.debug === true || process.env['LOG_LEVEL']?.toLowerCase() === 'debug';
   const bar = command === runRead ? progressBar() : undefined;
-  const output = new Output(writeOut, debug, bar);
+  const company: Company = { counters: new Counters(bar), bar, file: undefined };
+  const output = new Output(writeOut, debug, company.counters);
   bar?.start(() => output.counts);
-  endReadably(output, doing, bar);
+  endReadably(output, doing, company);
   try {
-    await command(options, output);
+    await command(options, output, company);
     output.flush();
+    await company.file?.end(true);
     bar?.end(null);
   } catch (error) {
-    sayFailure(error, doing, bar);
     process.exitCode = 1;
-    try {
-      output.flush();
-      report(error, output, doing);
-    } catch (second) {
-      if (!(second instanceof OutputClosed)) throw second;
-    }
+    await fail(error, output, doing, company);
+  }
+}
+
+/** Says what happened to whoever is left: the terminal, the platform, the metrics file. */
+async function fail(
+  error: unknown,
+  output: Output,
+  doing: string,
+  { bar, file }: Company,
+): Promise<void> {
+  sayFailure(error, doing, bar);
+  try {
+    output.flush();
+    report(error, output, doing);
+  } catch (second) {
+    if (!(second instanceof OutputClosed)) throw second;
+  } finally {
+    await file?.end(false);
   }
 }
 
@@ -207,22 +253,18 @@ function asJson(value: JsonValue): string {
 }
 
 /** On a stop signal: say so, then end as the signal would have ended us. */
-function endReadably(output: Output, doing: string, bar: ProgressBar | undefined): void {
+function endReadably(output: Output, doing: string, company: Company): void {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
       const stopped = new ConnectorError(`Stopped by ${signal} while ${doing}.`, {
         kind: 'transient_error',
         fix: 'The next sync goes on from the last STATE.',
       });
-      try {
-        sayFailure(stopped, doing, bar);
-        output.flush();
-        report(stopped, output, doing);
-      } finally {
+      void fail(stopped, output, doing, company).finally(() => {
         process.kill(process.pid, signal);
         // The first process of a container is not ended by its own signal.
         process.exit(1);
-      }
+      });
     });
   }
 }
@@ -291,6 +333,7 @@ program
   .requiredOption(...CONFIG)
   .requiredOption('--catalog <file>', 'the configured catalog')
   .option('--state <file>', 'the last state of the sync before')
+  .option('--metrics-file <file>', 'write counters for Prometheus into this file, now and then')
   .option('--debug', 'log more')
   .action((options: Options) => run('reading', options, runRead));
 program.commandsGroup('Commands beyond it:');

@@ -3,7 +3,7 @@
  * below only counts and writes. stdout belongs to the protocol: all of this goes to stderr, and only when that is a
  * terminal.
  */
-import type { Watcher } from './airbyte/output.ts';
+import type { UnitRead, Watcher } from './airbyte/output.ts';
 
 type Unit = 'chunk' | 'slice';
 
@@ -147,7 +147,7 @@ const RATE_STEPS = 25;
 const START_OF_LINE = '\r\u001B[K';
 
 /** Counts what a read does, and shows it. */
-export class ProgressBar implements Watcher {
+export class ProgressBar implements Pick<Watcher, 'left' | 'done' | 'changes'> {
   readonly #terminal: Terminal;
   readonly #paint: Paint;
   readonly #shares = new Map<string, Share>();
@@ -184,7 +184,7 @@ export class ProgressBar implements Watcher {
     this.#rowsAgain();
   }
 
-  done(stream: StreamName, rows: number): void {
+  done(stream: StreamName, { rows }: Pick<UnitRead, 'rows'>): void {
     const share = this.#share(stream);
     share.done += 1;
     share.left = Math.max(0, share.left - 1);

@@ -33,6 +33,7 @@ export async function withRetries<T>(
     },
   );
   policy.onRetry((event) => {
+    output.watcher.retried();
     const failure = 'error' in event ? asConnectorError(event.error, 'reading').message : '';
     const seconds = (event.delay / 1000).toFixed(1);
     output.log('WARN', `${failure} Trying again in ${seconds} s, from the last STATE on.`);
@@ -46,6 +47,7 @@ export async function withRetries<T>(
         written = output.statesWritten;
         if (!progress || !passesByItself(error, connected())) throw error;
         const { message } = asConnectorError(error, 'reading');
+        output.watcher.retried();
         output.log('WARN', `${message} Going on from the last STATE.`);
         return null;
       }

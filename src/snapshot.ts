@@ -25,13 +25,31 @@ export type Selection = {
 };
 
 export type ChunkRead =
-  | { readonly kind: 'read'; readonly seen: Seen; readonly rows: number }
+  | {
+      readonly kind: 'read';
+      readonly seen: Seen;
+      readonly rows: number;
+      /** How often it was begun again, before its first row. */
+      readonly retries: number;
+    }
   /** Dropped or detached since it was listed: its rows are not in the hypertable any more. */
   | { readonly kind: 'gone' };
+
+/** One attempt does not know of the others. */
+type Attempted<R extends { readonly kind: string }> =
+  Exclude<R, { kind: 'read' }> | Omit<Extract<R, { kind: 'read' }>, 'retries'>;
 
 const LOCK_NOT_AVAILABLE = '55P03';
 const UNDEFINED_TABLE = '42P01';
 const DEADLOCK = '40P01';
+/** On a standby: the read held up its recovery (https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CONFLICT). */
+const SERIALIZATION_FAILURE = '40001';
+/** Why a read that was ended before its first row is begun again. */
+export const BUSY: ReadonlyMap<string, string> = new Map([
+  [LOCK_NOT_AVAILABLE, 'DDL or maintenance kept it locked'],
+  [DEADLOCK, 'DDL or maintenance kept it locked'],
+  [SERIALIZATION_FAILURE, 'the standby cancelled each read for the sake of its recovery'],
+]);
 const ATTEMPTS = 40;
 /** Shorter than deadlock_timeout would be useless, longer would let writers queue behind us. */
 const BEGIN = [
@@ -39,21 +57,25 @@ const BEGIN = [
   `SET LOCAL lock_timeout = '5s'`,
 ] as const;
 
+type TableName = { readonly schema: string; readonly name: string };
+
 /**
  * Reads one chunk whole or not at all; begins again while maintenance changes it.
- * @param main another session: it sees the chunk's newest state.
+ * @param main another session: it sees the chunk's newest state. @param root the chunk's hypertable.
  * @param checkSql `chunkCheckSql` of this server. @param onRow is not called before the check has passed.
  * @throws ConnectorError (transient) when the chunk stays locked or keeps changing.
  */
 export async function readChunk(
   client: Client,
   main: ClientBase,
+  root: TableName,
   chunk: Chunk,
   selection: Selection,
   checkSql: string,
   onRow: RowHandler,
 ): Promise<ChunkRead> {
-  let target: { readonly schema: string; readonly name: string } = chunk;
+  let target: TableName = chunk;
+  let above: TableName | null = root;
   let reason = '';
   let emitted = false;
   const emit: RowHandler = (src, start, end) => {
@@ -63,21 +85,33 @@ export async function readChunk(
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
     if (attempt > 0) await pause(Math.min(2000, 25 * 2 ** attempt));
     try {
-      const read = await attemptChunk(client, main, chunk, target, selection, checkSql, emit);
-      if (read !== null) return read;
+      const read = await attemptChunk(
+        client,
+        main,
+        chunk,
+        lockSql(above, target, chunk.foreign),
+        target,
+        selection,
+        checkSql,
+        emit,
+      );
+      if (read !== null) return read.kind === 'read' ? { ...read, retries: attempt } : read;
       reason = 'it was compressed or recompressed each time';
     } catch (error) {
       const code = errorCode(error);
+      const busy = BUSY.get(code);
       // Once rows have left, beginning again would double them.
       if (emitted) throw error;
       if (code === UNDEFINED_TABLE) {
         await client.query('ROLLBACK');
         const renamed = await nameOf(client, chunk.oid);
         if (renamed === null) return { kind: 'gone' };
+        // The hypertable was renamed: its lock is a courtesy, the chunk's is not.
+        if (renamed.schema === target.schema && renamed.name === target.name) above = null;
         target = renamed;
-      } else if (code === LOCK_NOT_AVAILABLE || code === DEADLOCK) {
+      } else if (busy !== undefined) {
         await client.query('ROLLBACK');
-        reason = 'DDL or maintenance kept it locked';
+        reason = busy;
       } else throw error;
     }
   }
@@ -87,22 +121,35 @@ export async function readChunk(
   );
 }
 
+/**
+ * The chunk is locked because of what happens to it. The hypertable first, as DDL does: whoever alters the whole of it
+ * waits for the chunks that are being read, and the next ones wait for him; else he would follow us from chunk to chunk.
+ */
+function lockSql(root: TableName | null, chunk: TableName, foreign: boolean): readonly string[] {
+  // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
+  const tables = [...(root === null ? [] : [root]), ...(foreign ? [] : [chunk])];
+  return tables.map((table) => `LOCK TABLE ONLY ${qualified(table)} IN ACCESS SHARE MODE`);
+}
+
+function qualified({ schema, name }: TableName): string {
+  return `${ident(schema)}.${ident(name)}`;
+}
+
 /** @returns null when the chunk changed between snapshot and plan; nothing was emitted then. */
 async function attemptChunk(
   client: Client,
   main: ClientBase,
   chunk: Chunk,
-  target: { readonly schema: string; readonly name: string },
+  lock: readonly string[],
+  target: TableName,
   selection: Selection,
   checkSql: string,
   onRow: RowHandler,
-): Promise<ChunkRead | null> {
-  const relation = `${ident(target.schema)}.${ident(target.name)}`;
-  // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
-  const lock = chunk.foreign ? [] : [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`];
+): Promise<Attempted<ChunkRead> | null> {
   // One round trip: a hypertable may have thousands of chunks with few rows in each.
   const before = [...BEGIN, ...lock];
-  await bindPortal(client, 'rows', selectSql(relation, selection), selection.values, false, before);
+  const sql = selectSql(qualified(target), selection);
+  await bindPortal(client, 'rows', sql, selection.values, false, before);
   const query = { name: 'chunk check', text: checkSql, values: [chunk.id] };
   const [own, other] = await Promise.all(
     [client, main].map((session) => session.query<ChunkCheck>(query)),
@@ -139,10 +186,7 @@ function selectSql(relation: string, selection: Selection): string {
   return `SELECT ${columns} FROM ${relation}${where}${order}`;
 }
 
-async function nameOf(
-  client: Client,
-  oid: number,
-): Promise<{ readonly schema: string; readonly name: string } | null> {
+async function nameOf(client: Client, oid: number): Promise<TableName | null> {
   const { rows } = await client.query<{ schema: string; name: string }>(
     `SELECT n.nspname AS schema, c.relname AS name
        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`,
@@ -178,6 +222,8 @@ export type SliceRead =
       readonly kind: 'read';
       readonly seen: Seen;
       readonly rows: number;
+      /** How often it was begun again, before its first row. */
+      readonly retries: number;
       readonly filenode: number;
     }
   /** The table was rewritten since `filenode` was taken: ctids mean nothing any more. */
@@ -210,10 +256,10 @@ export async function readSlice(
       const read = await attemptSlice(client, source, slice, selection, filenode, emit, async () =>
         quiet === null || attempt >= QUIET_ATTEMPTS ? true : isQuiet(client, quiet),
       );
-      if (read !== null) return read;
+      if (read !== null) return read.kind === 'read' ? { ...read, retries: attempt } : read;
     } catch (error) {
       const code = errorCode(error);
-      const busy = code === LOCK_NOT_AVAILABLE || code === DEADLOCK;
+      const busy = BUSY.has(code);
       if (emitted || !(code === UNDEFINED_TABLE || (busy && attempt < ATTEMPTS))) throw error;
       await client.query('ROLLBACK');
       if (code === UNDEFINED_TABLE) return { kind: 'gone' };
@@ -231,7 +277,7 @@ async function attemptSlice(
   filenode: number,
   onRow: RowHandler,
   accept: () => Promise<boolean>,
-): Promise<SliceRead | null> {
+): Promise<Attempted<SliceRead> | null> {
   const relation = `${ident(source.schema)}.${ident(source.name)}`;
   const lock = source.lockable ? [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`] : [];
   const before = [...BEGIN, ...lock];

@@ -29,6 +29,8 @@ export class Statuses {
   started(stream: SyncStream): void {
     if (this.#started.has(stream.key)) return;
     this.#started.add(stream.key);
+    // Counted from here on, also where nothing comes of it.
+    this.#output.written(stream.name);
     this.#output.status(stream.name, 'STARTED');
     const { rowEstimate, byteEstimate } = stream.relation;
     this.#output.trace({

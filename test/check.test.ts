@@ -7,6 +7,7 @@ import {
   replicationRole,
   type ServerFacts,
   slotHealth,
+  standbyReads,
   supportedVersions,
   usableSlot,
   walLevel,
@@ -27,6 +28,8 @@ const server: ServerFacts = {
   database: 'db',
   role: 'Reader',
   standby: false,
+  standbyFeedback: false,
+  standbyDelay: '30s',
   walLevel: 'logical',
   mayReplicate: true,
   mayCreate: true,
@@ -260,4 +263,13 @@ test('lists are cut at 20, in sentences and in SQL', () => {
   expect(listed(names)).toMatch(/t19 and 1 more$/);
   expect(listedSql('DROP TABLE ', names)).toMatch(/^DROP TABLE t0, .*t19; \/\* and 1 more \*\/$/);
   expect(listedSql('DROP TABLE ', ['a', 'b'])).toBe('DROP TABLE a, b;');
+});
+
+test('a standby without CDC will do, but one that may cancel reads is warned of', () => {
+  expect(standbyReads(server)).toEqual([]);
+  expect(standbyReads({ ...server, standby: true, standbyFeedback: true })).toEqual([]);
+  const [found] = standbyReads({ ...server, standby: true });
+  expect(found?.severity).toBe('warning');
+  expect(found?.sentence).toContain('max_standby_streaming_delay (30s)');
+  expect(found?.sentence).toContain('ALTER SYSTEM SET hot_standby_feedback = on');
 });

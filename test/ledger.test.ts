@@ -50,7 +50,7 @@ class Book {
   emit(records: number): void {
     for (let i = 0; i < records; i += 1) {
       this.output.buffer.appendText('{"type":"RECORD"}\n');
-      this.output.recordWritten();
+      this.output.recordWritten({ records: 0, bytes: 0 });
     }
   }
 

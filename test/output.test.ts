@@ -25,7 +25,7 @@ function start(debug = false): { readonly sink: Sink; readonly output: Output } 
 
 function record(output: Output, text: string): void {
   output.buffer.appendText(`${text}\n`);
-  output.recordWritten();
+  output.recordWritten({ records: 0, bytes: 0 });
 }
 
 const log = (message: string): AirbyteMessage => ({ type: 'LOG', log: { level: 'INFO', message } });

@@ -106,8 +106,8 @@ describe('the bar', () => {
   it('counts what is read, and what is gone', () => {
     const { bar, written } = atTerminal(false);
     bar.left(metrics, 'chunk', 3);
-    bar.done(metrics, 10);
-    bar.done(metrics, 0);
+    bar.done(metrics, { rows: 10 });
+    bar.done(metrics, { rows: 0 });
     bar.start(() => ({ records: 14, states: 2 }));
     bar.end(null);
     expect(written.join('')).toMatch(

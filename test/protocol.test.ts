@@ -48,7 +48,7 @@ function writeRecord(output: Output, cells: Parameters<typeof tuple>[0], deleted
   const src = tuple(cells);
   const stamp = { lsn: '97500059720', updatedAt: '2024-01-02T03:04:05.678901Z', deleted };
   encoder.writeTuple(output.buffer, src, 0, src.length, stamp);
-  output.recordWritten();
+  output.recordWritten(output.written(notes.name).changes);
   output.flush();
 }
 

@@ -1,6 +1,7 @@
 /** What is tried again, how often, and what begins the count anew. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Output } from '../src/airbyte/output.ts';
+import { Counters } from '../src/counters.ts';
 import { ConnectorError } from '../src/errors.ts';
 import { withRetries } from '../src/retries.ts';
 
@@ -18,9 +19,14 @@ const FULL = Object.assign(new Error('too many connections'), { code: '53300' })
 class Attempts {
   count = 0;
   said = '';
-  readonly output = new Output((bytes) => {
-    this.said += Buffer.from(bytes).toString();
-  }, false);
+  readonly counters = new Counters();
+  readonly output = new Output(
+    (bytes) => {
+      this.said += Buffer.from(bytes).toString();
+    },
+    false,
+    this.counters,
+  );
   readonly #script: readonly (Error | 'state, then broken' | 'done')[];
 
   constructor(script: readonly (Error | 'state, then broken' | 'done')[]) {
@@ -62,12 +68,14 @@ describe('a sync', () => {
     expect(await attempts.run()).toBe('done');
     expect(attempts.count).toBe(3);
     expect(attempts.said.match(/Trying again in/g)).toHaveLength(2);
+    expect(attempts.counters.retries).toBe(2);
   });
 
   it('gives up after so many failures without a STATE between them', async () => {
     const attempts = new Attempts([BROKEN]);
     await expect(attempts.run()).rejects.toThrow(BROKEN);
     expect(attempts.count).toBe(1 + 8);
+    expect(attempts.counters.retries).toBe(8);
   });
 
   it('begins to count anew with each STATE', async () => {
@@ -76,6 +84,7 @@ describe('a sync', () => {
     const attempts = new Attempts([...few, step, ...few, step, ...few, 'done']);
     expect(await attempts.run()).toBe('done');
     expect(attempts.count).toBe(3 * 6 + 2 + 1);
+    expect(attempts.counters.retries).toBe(3 * 6 + 2);
   });
 
   it.each<[string, Error]>([

@@ -13,6 +13,8 @@ const server: ServerFacts = {
   database: 'iot',
   role: 'airbyte',
   standby: false,
+  standbyFeedback: false,
+  standbyDelay: '30s',
   walLevel: 'logical',
   mayReplicate: false,
   mayCreate: false,

@@ -26,20 +26,60 @@ const KEPT_BYTES = 8 * 1024 * 1024;
 
 type StreamName = { readonly name: string; readonly namespace: string };
 
-/** Who watches a read beside the protocol: a person at a terminal. */
+/** How one chunk of a hypertable, or one slice of a table, was read. */
+export type UnitRead = {
+  readonly rows: number;
+  readonly milliseconds: number;
+  /** How often it was begun again before its first row, because maintenance was at work on it. */
+  readonly retries: number;
+};
+
+/** Who watches a read beside the protocol: a person at a terminal, and the counters. */
 export type Watcher = {
   /** So many chunks of a hypertable, or slices of a table, are left to read. */
   readonly left: (stream: StreamName, unit: 'chunk' | 'slice', count: number) => void;
-  /** One of them was read. */
-  readonly done: (stream: StreamName, rows: number) => void;
+  readonly done: (stream: StreamName, read: UnitRead) => void;
   /** So much of the changes up to now was read: 0 to 1. */
   readonly changes: (share: number) => void;
+  /** A window of changes was read. */
+  readonly windowRead: (milliseconds: number) => void;
+  /** Where the server's write-ahead log ends, when it was last asked. */
+  readonly target: (lsn: bigint) => void;
+  /** The position of a STATE that was written. */
+  readonly position: (lsn: bigint) => void;
+  /** The sync begins again from its last STATE, after a failure that passes by itself. */
+  readonly retried: () => void;
 };
 
 const NOBODY: Watcher = {
   left: () => undefined,
   done: () => undefined,
   changes: () => undefined,
+  windowRead: () => undefined,
+  target: () => undefined,
+  position: () => undefined,
+  retried: () => undefined,
+};
+
+/** Records of one kind of one stream, and the bytes of their lines. */
+export type Tally = { records: number; bytes: number };
+
+/** What was written of a stream: rows that were read, and changes of the write-ahead log. */
+export type Written = {
+  readonly stream: StreamName;
+  readonly rows: Tally;
+  readonly changes: Tally;
+};
+
+export type Counts = {
+  readonly records: number;
+  readonly states: number;
+  /** Of all messages. */
+  readonly bytes: number;
+  /** Milliseconds since 1970; null before the first one. */
+  readonly lastStateAt: number | null;
+  /** Streams that have begun. */
+  readonly streams: readonly Written[];
 };
 
 export class Output {
@@ -52,6 +92,11 @@ export class Output {
   /** The last STATE of each stream, or of the whole connection. */
   readonly #states = new Map<string, AirbyteState>();
   #records = 0;
+  #bytes = 0;
+  #lastStateAt: number | null = null;
+  /** Where the next line begins in the buffer. */
+  #lineStart = 0;
+  readonly #written = new Map<string, Written>();
   readonly watcher: Watcher;
 
   constructor(write: WriteBytes, debug: boolean, watcher: Watcher = NOBODY) {
@@ -60,10 +105,29 @@ export class Output {
     this.#logLevel = LEVELS.indexOf(debug ? 'DEBUG' : 'INFO');
   }
 
-  /** Called by the record writers after each complete RECORD line. */
-  recordWritten(): void {
+  /** Called by the record writers after each complete RECORD line. @param tally that the line counts in. */
+  recordWritten(tally: Tally): void {
     this.#sinceState += 1;
-    if (this.buffer.length >= FLUSH_BYTES) this.flush();
+    const { length } = this.buffer;
+    tally.records += 1;
+    tally.bytes += length - this.#lineStart;
+    this.#lineStart = length;
+    if (length >= FLUSH_BYTES) this.flush();
+  }
+
+  /** Where the records of a stream are counted: for the length of the process, over all attempts. */
+  written(stream: StreamName): Written {
+    const key = streamKey(stream);
+    let written = this.#written.get(key);
+    if (written === undefined) {
+      written = {
+        stream: { namespace: stream.namespace, name: stream.name },
+        rows: { records: 0, bytes: 0 },
+        changes: { records: 0, bytes: 0 },
+      };
+      this.#written.set(key, written);
+    }
+    return written;
   }
 
   /** Records written since the last STATE: what that state's `recordCount` will say. */
@@ -88,13 +152,21 @@ export class Output {
   }
 
   /** What was written from the beginning. */
-  get counts(): { readonly records: number; readonly states: number } {
-    return { records: this.#records + this.#sinceState, states: this.#statesWritten };
+  get counts(): Counts {
+    return {
+      records: this.#records + this.#sinceState,
+      states: this.#statesWritten,
+      bytes: this.#bytes + this.buffer.length,
+      lastStateAt: this.#lastStateAt,
+      streams: [...this.#written.values()],
+    };
   }
 
   flush(): void {
     if (this.buffer.length === 0) return;
     const bytes = this.buffer.bytes.subarray(0, this.buffer.length);
+    this.#bytes += bytes.length;
+    this.#lineStart = 0;
     this.buffer.clear(KEPT_BYTES);
     this.#write(bytes);
   }
@@ -103,6 +175,7 @@ export class Output {
   message(message: AirbyteMessage): void {
     if (message.type === 'STATE') {
       this.#statesWritten += 1;
+      this.#lastStateAt = Date.now();
       this.#states.set(stateKey(message.state), message.state);
     }
     const json = JSON.stringify(message).replace(
@@ -136,7 +209,10 @@ export class Output {
 
 function stateKey(state: AirbyteState): string {
   if (state.type === 'GLOBAL') return 'connection';
-  const { name, namespace } = state.stream.stream_descriptor;
+  return streamKey(state.stream.stream_descriptor);
+}
+
+function streamKey({ name, namespace }: Partial<StreamName>): string {
   return JSON.stringify([namespace, name]);
 }
 

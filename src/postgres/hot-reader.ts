@@ -168,12 +168,18 @@ class RowTap {
   #append(chunk: Buffer): void {
     const wanted = this.#length + chunk.length;
     if (wanted > this.#buffer.length) {
-      const grown = Buffer.allocUnsafe(Math.max(wanted, this.#buffer.length * 2));
+      const grown = Buffer.allocUnsafe(Math.max(wanted, this.#announced(chunk)));
       this.#buffer.copy(grown, 0, 0, this.#length);
       this.#buffer = grown;
     }
     chunk.copy(this.#buffer, this.#length);
     this.#length = wanted;
+  }
+
+  /** How long the message at the front is: a giant row's buffer grows once, not by doubling. */
+  #announced(chunk: Buffer): number {
+    if (this.#length < 5) return this.#length + chunk.length;
+    return 1 + this.#buffer.readUInt32BE(1) + chunk.length;
   }
 
   /** Handles every complete message in the buffer, then slides the rest to the front. */

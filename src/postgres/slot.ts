@@ -242,11 +242,17 @@ export async function slotCatalogXmin(client: ClientBase, slot: string): Promise
 
 export type ServerIdentity = { readonly systemIdentifier: string; readonly timeline: number };
 
-/** Which cluster this is, and which of its histories. */
+/**
+ * Which cluster this is, and which of its histories. The control file tells the timeline of the last checkpoint, which
+ * comes a while after a promotion; the name of the WAL file that is written to tells today's.
+ */
 export async function serverIdentity(client: ClientBase): Promise<ServerIdentity> {
   const { rows } = await client.query<{ id: string; timeline: number }>(
     `SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS id,
-            (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline`,
+            CASE WHEN pg_catalog.pg_is_in_recovery()
+                 THEN (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())
+                 ELSE ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int4
+            END AS timeline`,
   );
   return { systemIdentifier: rows[0]?.id ?? '', timeline: rows[0]?.timeline ?? 0 };
 }
