@@ -24,7 +24,10 @@ afterAll(() => db[Symbol.asyncDispose]());
 
 test('in session mode everything works, changes too', async (context) => {
   const place = await placeOf('/usr/sbin/pgbouncer');
-  if (typeof place === 'string') return context.skip(place);
+  if (typeof place === 'string') {
+    context.skip(place);
+    return;
+  }
   const pooler = await startPooler(place, db.url, 'session');
   try {
     const connection = await connectTo(db, {}, { host: '127.0.0.1', port: pooler.port });
@@ -42,7 +45,10 @@ test.for(['transaction', 'statement'] as const)(
   'in %s mode it is refused, and nothing of ours stays in the pool',
   async (mode, context) => {
     const place = await placeOf('/usr/sbin/pgbouncer');
-    if (typeof place === 'string') return context.skip(place);
+    if (typeof place === 'string') {
+      context.skip(place);
+      return;
+    }
     const pooler = await startPooler(place, db.url, mode);
     try {
       const config = db.config({ host: '127.0.0.1', port: pooler.port });

@@ -51,7 +51,10 @@ async function expectFailure(overrides: JsonObject, sentence: RegExp): Promise<v
 }
 
 test('a sync with changes: every session goes through the one tunnel', async (context) => {
-  if (bastion === undefined) return context.skip(reason);
+  if (bastion === undefined) {
+    context.skip(reason);
+    return;
+  }
   const before = bastion.log().match(/Accepted publickey/g)?.length ?? 0;
   const connection = await connectTo(db, {}, byKey(bastion, bastion.keys.openssh));
   let seen = 0;
@@ -73,7 +76,10 @@ test('a sync with changes: every session goes through the one tunnel', async (co
 });
 
 test('keys in PEM format, in PKCS#8, with line ends of other kinds; a password', async (context) => {
-  if (bastion === undefined) return context.skip(reason);
+  if (bastion === undefined) {
+    context.skip(reason);
+    return;
+  }
   const { createPrivateKey } = await import('node:crypto');
   const pkcs8 = createPrivateKey(bastion.keys.pem)
     .export({ type: 'pkcs8', format: 'pem' })
@@ -92,7 +98,10 @@ test('keys in PEM format, in PKCS#8, with line ends of other kinds; a password',
 });
 
 test('what is wrong is said', async (context) => {
-  if (bastion === undefined) return context.skip(reason);
+  if (bastion === undefined) {
+    context.skip(reason);
+    return;
+  }
   const { keys } = bastion;
   await expectFailure(
     byKey(bastion, keys.locked),
@@ -114,9 +123,32 @@ test('what is wrong is said', async (context) => {
   expectRefused(read, 'transient_error', /connecting to the SSH server/);
 });
 
+test('a tunnel that dies in mid-read: the sync goes on through a new one', async (context) => {
+  if (bastion === undefined) {
+    context.skip(reason);
+    return;
+  }
+  const it = bastion;
+  const connection = await connectTo(db, {}, byKey(it, it.keys.openssh));
+  await connection.clear();
+  const result = await connection.sync(
+    stopWhen(nthState(1), () => {
+      const [, pid] = [...it.log().matchAll(/User child is on pid (\d+)/g)].at(-1) ?? [];
+      process.kill(Number(pid));
+      return Promise.resolve();
+    }),
+  );
+  result.succeeded();
+  expect(result.logs().join('\n')).toMatch(/The connection to the server broke|tunnel .* broke/);
+  await connection.expectEqual('metrics');
+});
+
 test('a server that forwards nothing', async (context) => {
   const place = await placeOf('/usr/sbin/sshd');
-  if (typeof place === 'string') return context.skip(place);
+  if (typeof place === 'string') {
+    context.skip(place);
+    return;
+  }
   const closed = await startBastion(place, ['AllowTcpForwarding no']);
   try {
     await expectFailure(byKey(closed, closed.keys.openssh), /does not forward connections/);

@@ -168,7 +168,7 @@ export async function startPooler(
 listen_addr = 127.0.0.1
 listen_port = ${port}
 unix_socket_dir =
-auth_type = any
+auth_type = trust
 auth_file = ${inside}/users
 pool_mode = ${mode}
 ignore_startup_parameters = extra_float_digits,options

@@ -193,7 +193,7 @@ async function logInOnce(
     connectionTimeoutMillis: params.connectTimeoutMs,
     keepAlive: params.keepAlive,
     // Reads of a channel are what `ssh2` makes of its own socket's.
-    stream: () => (channel ?? receivingSocket()) as ReturnType<typeof receivingSocket>,
+    stream: () => channel ?? receivingSocket(),
   });
   // A socket that breaks between two queries reaches us only here; the next query reports it. Without a listener
   // Node would end the process.

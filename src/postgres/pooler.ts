@@ -8,7 +8,7 @@ import { ConnectorError } from '../errors.ts';
 /** The server process behind each session that goes through a pooler or a proxy. */
 const backends = new WeakMap<ClientBase, number>();
 
-export async function backendOf(client: ClientBase): Promise<number> {
+async function backendOf(client: ClientBase): Promise<number> {
   const { rows } = await client.query<{ pid: number }>('SELECT pg_catalog.pg_backend_pid() AS pid');
   return rows[0]?.pid ?? 0;
 }
