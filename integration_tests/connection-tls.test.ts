@@ -1,14 +1,11 @@
 /** A server of its own: TLS as libpq means it, ways of authentication, IPv6, several hosts, tokens of Entra. */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
+import { makeCertificates } from './certificates.ts';
 import { run } from './connector.ts';
 import { createDatabase, Database, until } from './database.ts';
-import { capture } from './programs.ts';
 import { EMPTY, expectRefused } from './refusals.ts';
 import { connectTo } from './scenario.ts';
 import { freePort } from './services.ts';
@@ -17,85 +14,10 @@ import { type Standby, startOwnServer, type TimescaleServer } from './server.ts'
 let server: TimescaleServer | undefined;
 let db: Database;
 let reason = '';
-let folder = '';
-const pem: Record<string, string> = {};
+let pem: Readonly<Record<string, string>> = {};
 
 /** Unicode that SASLprep changes, quotes, spaces, percent signs. */
 const PASSWORD = `p'"\\ %41 ä\u00a0ﬁ&=#€`;
-
-async function openssl(...args: readonly string[]): Promise<void> {
-  await capture('sh', ['-c', 'cd "$1" && shift && exec openssl "$@"', 'sh', folder, ...args]);
-}
-
-async function issue(name: string, authority: string, subject: string, more = ''): Promise<void> {
-  await openssl(
-    'req',
-    '-new',
-    '-newkey',
-    'rsa:2048',
-    '-nodes',
-    '-keyout',
-    `${name}.key`,
-    '-out',
-    `${name}.csr`,
-    '-subj',
-    `/CN=${subject}`,
-  );
-  await writeFile(join(folder, `${name}.ext`), more);
-  await openssl(
-    'x509',
-    '-req',
-    '-in',
-    `${name}.csr`,
-    '-CA',
-    `${authority}.crt`,
-    '-CAkey',
-    `${authority}.key`,
-    '-CAcreateserial',
-    '-days',
-    '2',
-    '-extfile',
-    `${name}.ext`,
-    '-out',
-    `${name}.crt`,
-  );
-}
-
-async function makeCertificates(): Promise<void> {
-  folder = await mkdtemp(join(tmpdir(), 'certificates-'));
-  for (const name of ['ca', 'foreign']) {
-    await openssl(
-      'req',
-      '-x509',
-      '-newkey',
-      'rsa:2048',
-      '-nodes',
-      '-keyout',
-      `${name}.key`,
-      '-out',
-      `${name}.crt`,
-      '-subj',
-      `/CN=${name}`,
-      '-days',
-      '2',
-    );
-  }
-  await issue('server', 'ca', 'db.example', 'subjectAltName=DNS:db.example,IP:127.0.0.1');
-  await issue('client', 'ca', 'certified');
-  await issue('stranger', 'foreign', 'certified');
-  for (const name of [
-    'ca.crt',
-    'foreign.crt',
-    'server.crt',
-    'server.key',
-    'client.crt',
-    'client.key',
-    'stranger.crt',
-    'stranger.key',
-  ]) {
-    pem[name] = await readFile(join(folder, name), 'utf8');
-  }
-}
 
 /** What a file of the data directory holds; through the server, which may be in a container. */
 async function put(name: string, content: string): Promise<void> {
@@ -128,7 +50,7 @@ beforeAll(async () => {
     return;
   }
   db = await createDatabase(server.url);
-  await makeCertificates();
+  pem = await makeCertificates();
   await put('server.crt', pem['server.crt'] ?? '');
   await put('server.key', pem['server.key'] ?? '');
   await put('ca.crt', pem['ca.crt'] ?? '');
@@ -141,7 +63,9 @@ beforeAll(async () => {
     await db.query(`ALTER SYSTEM SET ${name} = '${value}'`);
   }
   await server.restart('fast');
-  const literal = `U&'${[...PASSWORD].map((each) => `!+${(each.codePointAt(0) ?? 0).toString(16).padStart(6, '0')}`).join('')}' UESCAPE '!'`;
+  const literal = `U&'${Array.from(PASSWORD)
+    .map((each) => `!+${(each.codePointAt(0) ?? 0).toString(16).padStart(6, '0')}`)
+    .join('')}' UESCAPE '!'`;
   await db.query(`
     CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items SELECT generate_series(1, 50);
     CREATE ROLE tls_only LOGIN; CREATE ROLE plain_only LOGIN; CREATE ROLE certified LOGIN; CREATE ROLE nowhere LOGIN;
@@ -152,7 +76,6 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await server?.stop();
-  if (folder !== '') await rm(folder, { recursive: true, force: true });
 });
 
 const STANDARD = { replication_method: { method: 'Standard' } };

@@ -361,18 +361,6 @@ describe('unsupported settings', () => {
     expect(unsupportedSettings(parse(changes))).toEqual([{ property, severity, sentence }]);
   });
 
-  it('parameters without a meaning here are named', () => {
-    const params = 'prepareThreshold=0&socketFactory=x&sslmode=require&assumeMinServerVersion=9';
-    const config = parse({ jdbc_url_params: params, ssl_mode: { mode: 'disable' } });
-    expect(unsupportedSettings(config)).toEqual([
-      {
-        property: 'jdbc_url_params',
-        severity: 'warning',
-        sentence: 'Of `jdbc_url_params` these have no effect: sslmode, socketFactory.',
-      },
-    ]);
-  });
-
   it('are exactly those that the form says so of', () => {
     const said = places(connection)
       .filter(({ node }) => /in this version/.test(JSON.stringify(node['description'] ?? '')))

@@ -4,10 +4,13 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { parseConfig, unsupportedSettings } from '../src/config.ts';
 import { ConnectorError } from '../src/errors.ts';
 import { DEFAULT_PARAMS, parseParams } from '../src/postgres/connection-params.ts';
 import { noneFits, OtherServer, parseHosts } from '../src/postgres/hosts.ts';
 import { tlsAttempts, tlsOptions } from '../src/postgres/tls.ts';
+
+import { spec } from './spec-walk.ts';
 
 describe('parameters', () => {
   it.each([
@@ -49,6 +52,28 @@ describe('parameters', () => {
     expect(problems).toHaveLength(1);
     expect(problems[0]).toMatch(sentence);
     expect(problems[0]).not.toMatch(/geheim|soon|maybe|best/);
+  });
+
+  it('those without a meaning here are named', () => {
+    const params = 'prepareThreshold=0&socketFactory=x&sslmode=require&assumeMinServerVersion=9';
+    const config = parseConfig(
+      {
+        host: 'a',
+        port: 1,
+        database: 'd',
+        username: 'u',
+        jdbc_url_params: params,
+        ssl_mode: { mode: 'disable' },
+      },
+      spec,
+    );
+    expect(unsupportedSettings(config)).toEqual([
+      {
+        property: 'jdbc_url_params',
+        severity: 'warning',
+        sentence: 'Of `jdbc_url_params` these have no effect: sslmode, socketFactory.',
+      },
+    ]);
   });
 
   it('sslmode counts without ssl_mode only', () => {

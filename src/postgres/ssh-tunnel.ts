@@ -96,8 +96,9 @@ export class Tunnel {
   }
 }
 
+const nothing = (): void => undefined;
+
 function asSocket(channel: Duplex): ChannelSocket {
-  const nothing = (): void => undefined;
   return Object.assign(channel, {
     connect: () => {
       queueMicrotask(() => channel.emit('connect'));
@@ -109,15 +110,17 @@ function asSocket(channel: Duplex): ChannelSocket {
   });
 }
 
+function bad(what: string, cause?: unknown): ConnectorError {
+  return new ConnectorError(`\`tunnel_method.ssh_key\` ${what}.`, {
+    kind: 'config_error',
+    fix: 'Paste a private key in OpenSSH or PEM format, from its BEGIN to its END line, without a passphrase (ssh-keygen -p takes it away).',
+    cause,
+  });
+}
+
 /** A key as `ssh2` reads it. PKCS#8, which it does not, is written anew in the older form of its kind. */
 function usableKey(given: string): string {
   const text = pemText(given);
-  const bad = (what: string, cause?: unknown): ConnectorError =>
-    new ConnectorError(`\`tunnel_method.ssh_key\` ${what}.`, {
-      kind: 'config_error',
-      fix: 'Paste a private key in OpenSSH or PEM format, from its BEGIN to its END line, without a passphrase (ssh-keygen -p takes it away).',
-      cause,
-    });
   if (/BEGIN ENCRYPTED PRIVATE KEY/.test(text)) throw bad('is protected by a passphrase');
   const key = /BEGIN PRIVATE KEY/.test(text) ? olderForm(text) : text;
   const parsed = key === null ? new Error('no such form') : ssh2.utils.parseKey(key);
