@@ -20,7 +20,7 @@ import {
 import { receivingSocket } from './hot-reader.ts';
 import { claimBackend } from './pooler.ts';
 import { setUp } from './session-settings.ts';
-import { Tunnel, type TunnelSettings } from './ssh-tunnel.ts';
+import type { Tunnel, TunnelSettings } from './ssh-tunnel.ts';
 import { explainTls, tlsAttempts, tlsOptions, type TlsSettings } from './tls.ts';
 
 export type ConnectionSettings = {
@@ -213,7 +213,8 @@ async function logInOnce(
 /** Opened by the first session; one that broke is not used again. */
 async function tunnelOf(settings: TunnelSettings, route: Route): Promise<Tunnel | null> {
   if (settings.method === 'NO_TUNNEL') return null;
-  const opening = route.tunnel ?? Tunnel.open(settings);
+  // Loaded where it is needed only: it is larger than all the rest.
+  const opening = route.tunnel ?? import('./ssh-tunnel.ts').then((it) => it.Tunnel.open(settings));
   route.tunnel = opening;
   const forget = (): void => {
     if (route.tunnel === opening) route.tunnel = null;
