@@ -266,7 +266,7 @@ describe('Microsoft Entra', () => {
     ] as const) {
       requests = [];
       reply = async () => {
-        const token = `token-${Math.random()}`;
+        const token = `token-${lifetime}`;
         await db.query(`ALTER ROLE scram PASSWORD '${token}'`);
         return [200, { token_type: 'Bearer', expires_in: lifetime, access_token: token }];
       };

@@ -205,7 +205,8 @@ async function logInOnce(
     await client.connect();
     return client;
   } catch (error) {
-    await client.end().catch(() => undefined);
+    // Not awaited: a login that failed may have ended already, and then nothing would settle this.
+    void client.end().catch(() => undefined);
     throw error;
   }
 }
