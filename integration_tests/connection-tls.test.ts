@@ -265,11 +265,10 @@ describe('Microsoft Entra', () => {
       [0, 2],
     ] as const) {
       requests = [];
-      reply = async () => {
-        const token = `token-${lifetime}`;
-        await db.query(`ALTER ROLE scram PASSWORD '${token}'`);
-        return [200, { token_type: 'Bearer', expires_in: lifetime, access_token: token }];
-      };
+      const token = `token-${lifetime}`;
+      await db.query(`ALTER ROLE scram PASSWORD '${token}'`);
+      reply = () =>
+        Promise.resolve([200, { token_type: 'Bearer', expires_in: lifetime, access_token: token }]);
       const result = (await run('read', { config, catalog, env })).succeeded();
       expect(result.records('items')).toHaveLength(50);
       expect(requests).toHaveLength(times);
