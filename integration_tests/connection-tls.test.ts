@@ -71,7 +71,8 @@ beforeAll(async () => {
     CREATE ROLE tls_only LOGIN; CREATE ROLE plain_only LOGIN; CREATE ROLE certified LOGIN; CREATE ROLE nowhere LOGIN;
     GRANT SELECT ON items TO PUBLIC; GRANT USAGE ON SCHEMA public TO PUBLIC;
     CREATE ROLE scram LOGIN PASSWORD ${literal}; CREATE ROLE clear LOGIN PASSWORD ${literal};
-    SET password_encryption = md5; CREATE ROLE md5 LOGIN PASSWORD ${literal}`);
+    SET password_encryption = md5; CREATE ROLE md5 LOGIN PASSWORD ${literal};
+    RESET password_encryption`);
 });
 
 afterAll(async () => {
