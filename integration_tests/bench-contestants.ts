@@ -2,13 +2,13 @@
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { AirbyteCatalog, JsonObject } from '../src/airbyte/protocol.ts';
 import type { Program } from './bench-process.ts';
 import { configuredCatalog, run } from './connector.ts';
 import type { Database } from './database.ts';
+import { rootFolder } from './server-debian.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const MAIN = join(ROOT, 'dist', 'main.js');
@@ -78,10 +78,8 @@ export function postgresProgram(name: string, args: readonly string[]): Program 
   const paths = (process.env['PATH'] ?? '').split(':').map((folder) => join(folder, name));
   const found = paths.find((path) => existsSync(path));
   if (found !== undefined) return { command: found, args };
-  const configured = process.env['SOURCE_TIMESCALEDB_CACHE'] ?? '';
-  const cache = configured === '' ? join(homedir(), '.cache', 'source-timescaledb') : configured;
   const inside = `/usr/lib/postgresql/17/bin/${name}`;
-  const root = join(cache, 'trixie');
+  const root = rootFolder('trixie');
   if (!existsSync(join(root, inside))) return null;
   return { command: 'chroot', args: [root, inside, ...args] };
 }

@@ -207,20 +207,6 @@ test('settings that are not there yet are refused, and warned about where they o
   });
   lineAbout(answer.failures, /schema "Nowhere" does not exist/);
   lineAbout(answer.warnings, /timescaledb_enable_chunk_caching/);
-  // Without its tunnel a host is another host: nothing is sent there.
-  const tunnelled = await checked(db, {
-    port: 1,
-    tunnel_method: {
-      tunnel_method: 'SSH_PASSWORD_AUTH',
-      tunnel_host: 'bastion',
-      tunnel_port: 22,
-      tunnel_user: 'me',
-      tunnel_user_password: 'geheim',
-    },
-  });
-  expect(tunnelled.failures).toHaveLength(1);
-  lineAbout(tunnelled.failures, /tunnel_method/);
-  expect(tunnelled.text).not.toContain('geheim');
 });
 
 test('the number of queries does not grow with tables and chunks', async () => {

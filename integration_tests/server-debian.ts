@@ -1,13 +1,16 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Log, Release, RestartMode, Standby, TimescaleServer } from './server.ts';
 
 const POSTGRES_MAJOR: Readonly<Record<Release, number>> = { trixie: 17, sid: 18 };
+
+/** Beside the server: what tests of the ways to it need. */
+const PACKAGES = ['openssh-server', 'pgbouncer'];
 
 /** Settings of every server that the tests start; all of it is thrown away at the end. */
 export const SERVER_SETTINGS: Readonly<Record<string, string>> = {
@@ -41,7 +44,7 @@ const CHROOT_SETTINGS: Readonly<Record<string, string>> = {
 const BUILD_SCRIPT = `
 set -eu
 umask 022
-dir=$1 suite=$2 package=$3
+dir=$1 suite=$2 packages=$3
 partial=$dir.partial
 if [ -e "$dir/.complete" ]; then exit 0; fi
 if [ -e "$dir" ]; then echo "$dir was not made by this script: remove it" >&2; exit 1; fi
@@ -59,7 +62,7 @@ rm -rf --one-file-system "$partial"
 # Without this the package would make a cluster of its own and start it.
 mkdir -p "$partial/etc/postgresql-common"
 echo 'create_main_cluster = false' >"$partial/etc/postgresql-common/createcluster.conf"
-$own_mounts debootstrap --variant=minbase --include="$package" "$suite" "$partial" $mirror
+$own_mounts debootstrap --variant=minbase --include="$packages" "$suite" "$partial" $mirror
 rm -f "$partial"/var/cache/apt/archives/*.deb
 touch "$partial/.complete"
 mv -T "$partial" "$dir"
@@ -123,8 +126,6 @@ done
  * @throws Error when not root, when there is no apt, or when the root or the server can't be made.
  */
 export async function startOnDebian(release: Release, log: Log): Promise<TimescaleServer> {
-  if (process.getuid?.() !== 0) throw new Error('a Debian root can only be made by root');
-  if (!existsSync('/usr/bin/apt-get')) throw new Error('a Debian root needs apt-get');
   const root = await ensureRoot(release, log);
   const run = `/srv/tsdb-${process.pid}-${randomBytes(4).toString('hex')}`;
   const keeper = new Keeper(root, run, POSTGRES_MAJOR[release]);
@@ -165,20 +166,37 @@ async function startStandby(root: string, release: Release, primary: number): Pr
   }
 }
 
-async function ensureRoot(release: Release, log: Log): Promise<string> {
+/** The folder of a root: named after what is in it, so that a cache from before a change is not taken for it. */
+export function rootFolder(release: Release): string {
   const configured = process.env['SOURCE_TIMESCALEDB_CACHE'] ?? '';
   const cache = resolve(
     configured === '' ? join(homedir(), '.cache', 'source-timescaledb') : configured,
   );
-  const root = join(cache, release);
+  const key = createHash('sha256').update(packagesOf(release)).digest('hex').slice(0, 8);
+  return join(cache, `${release}-${key}`);
+}
+
+function packagesOf(release: Release): string {
+  return [`postgresql-${POSTGRES_MAJOR[release]}-timescaledb`, ...PACKAGES].join(',');
+}
+
+/**
+ * Makes the root, unless it is there.
+ * @throws Error when not root, when there is no apt, or when it cannot be made.
+ */
+export async function ensureRoot(release: Release, log: Log): Promise<string> {
+  if (process.getuid?.() !== 0) throw new Error('a Debian root can only be made by root');
+  if (!existsSync('/usr/bin/apt-get')) throw new Error('a Debian root needs apt-get');
+  const root = rootFolder(release);
   if (existsSync(join(root, '.complete'))) return root;
+  const cache = dirname(root);
   mkdirSync(cache, { recursive: true });
-  const packageName = `postgresql-${POSTGRES_MAJOR[release]}-timescaledb`;
-  log(`making ${root} with ${packageName} (once, about a minute)`);
+  const packages = packagesOf(release);
+  log(`making ${root} with ${packages} (once, about a minute)`);
   // Everything that the build starts holds the lock, so even a build whose starter was killed
   // can't meet another one in the same folder.
   const lock = join(cache, 'lock');
-  await runToEnd('flock', [lock, 'sh', '-c', BUILD_SCRIPT, 'sh', root, release, packageName]);
+  await runToEnd('flock', [lock, 'sh', '-c', BUILD_SCRIPT, 'sh', root, release, packages]);
   return root;
 }
 

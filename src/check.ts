@@ -38,27 +38,16 @@ import { asConnectorError } from './errors.ts';
 import { connect } from './postgres/connection.ts';
 import { slotHolder, slotUse } from './slot-care.ts';
 
-/** Settings that say where and how to log in: without them a connection would be one to somewhere else. */
-const WAY_IN: ReadonlySet<string> = new Set([
-  'host',
-  'entra_service_principal_auth',
-  'tunnel_method',
-  'jdbc_url_params',
-]);
-
 /** Tries everything that a sync with this configuration needs. */
 export async function check(
   config: Config,
 ): Promise<{ readonly failures: readonly string[]; readonly warnings: readonly string[] }> {
   const settings = unsupportedSettings(config);
   const findings: Finding[] = settings.map(settingFinding);
-  const refused = settings.filter(({ severity }) => severity === 'error');
-  if (!refused.some(({ property }) => WAY_IN.has(property))) {
-    try {
-      await connectAndCheck(config, findings);
-    } catch (error) {
-      findings.push(failure(asConnectorError(error, 'checking the connection').userMessage));
-    }
+  try {
+    await connectAndCheck(config, findings);
+  } catch (error) {
+    findings.push(failure(asConnectorError(error, 'checking the connection').userMessage));
   }
   const sentences = (severity: Finding['severity']): readonly string[] =>
     findings.filter((finding) => finding.severity === severity).map(({ sentence }) => sentence);

@@ -15,35 +15,17 @@ import {
   type SavedTls,
   type SavedTunnel,
 } from './spec.ts';
-
-/** libpq's words: https://www.postgresql.org/docs/current/libpq-ssl.html */
-type TlsMode = SavedTls['mode'];
-
-type SshServer = { readonly host: string; readonly port: number; readonly user: string };
+import type { ConnectionSettings } from './postgres/connection.ts';
+import { parseParams } from './postgres/connection-params.ts';
+import { PUBLIC_AUTHORITY } from './postgres/entra.ts';
+import { parseHosts } from './postgres/hosts.ts';
 
 /** What a command is asked to do; every default is applied, nothing is optional but certificates. */
-export type Config = {
-  readonly hosts: readonly string[];
-  readonly port: number;
-  readonly database: string;
+export type Config = ConnectionSettings & {
   /** Empty means every schema that is not the server's own. */
   readonly schemas: readonly string[];
-  readonly username: string;
-  readonly password: string;
-  readonly tls: {
-    readonly mode: TlsMode;
-    readonly caCertificate?: string;
-    readonly clientCertificate?: string;
-    readonly clientKey?: string;
-    readonly clientKeyPassword?: string;
-  };
-  readonly tunnel:
-    | { readonly method: 'NO_TUNNEL' }
-    | ({ readonly method: 'SSH_KEY_AUTH'; readonly key: string } & SshServer)
-    | ({ readonly method: 'SSH_PASSWORD_AUTH'; readonly password: string } & SshServer);
-  /** Null: `password` is a password. Otherwise it is the client secret of this service principal. */
-  readonly entra: null | { readonly tenantId: string; readonly clientId: string };
-  readonly jdbcUrlParams: string;
+  /** Names in `jdbc_url_params` that have no effect here. */
+  readonly ignoredParams: readonly string[];
   readonly replication:
     | {
         readonly method: 'CDC';
@@ -128,9 +110,14 @@ export async function readJsonFile(path: string, what: string): Promise<unknown>
 
 /**
  * Turns the content of the configuration file into a `Config`.
+ * @param entraAuthority where tokens of Microsoft Entra come from.
  * Throws one config_error that names every wrong property and shows no value.
  */
-export function parseConfig(value: unknown, spec: JsonObject): Config {
+export function parseConfig(
+  value: unknown,
+  spec: JsonObject,
+  entraAuthority: string = PUBLIC_AUTHORITY,
+): Config {
   const schema = spec['connectionSpecification'];
   if (!isJsonObject(schema)) {
     throw new ConnectorError('spec.json has no connectionSpecification.', { kind: 'system_error' });
@@ -141,7 +128,7 @@ export function parseConfig(value: unknown, spec: JsonObject): Config {
       kind: 'config_error',
     });
   }
-  return withDefaults(value as SavedConfig); // that it is one has just been checked
+  return withDefaults(value as SavedConfig, entraAuthority); // that it is one has just been checked
 }
 
 /** What JSON schema cannot say, or cannot say clearly; looks only at values of the right type. */
@@ -149,8 +136,14 @@ function beyondSchema(value: unknown): readonly string[] {
   if (!isJsonObject(value)) return [];
   const problems: string[] = [];
   const host = value['host'];
-  if (typeof host === 'string' && host !== '' && hostsIn(host).length === 0) {
-    problems.push('`host` must name a server');
+  if (typeof host === 'string' && host !== '' && parseHosts(host, 0) === null) {
+    problems.push(
+      '`host` must be names or addresses of servers, joined by commas, each with or without :port',
+    );
+  }
+  const params = value['jdbc_url_params'];
+  if (typeof params === 'string') {
+    problems.push(...parseParams(params, value['ssl_mode'] !== undefined).problems);
   }
   if (value['entra_service_principal_auth'] === true) {
     for (const name of ['entra_tenant_id', 'entra_client_id']) {
@@ -172,28 +165,29 @@ function beyondSchema(value: unknown): readonly string[] {
   return problems;
 }
 
-function hostsIn(list: string): readonly string[] {
-  return list
-    .split(',')
-    .map((host) => host.trim())
-    .filter((host) => host !== '');
-}
-
-function withDefaults(saved: SavedConfig): Config {
+function withDefaults(saved: SavedConfig, authority: string): Config {
+  const { params, sslMode, ignored } = parseParams(
+    saved.jdbc_url_params ?? '',
+    saved.ssl_mode !== undefined,
+  );
   return {
-    hosts: hostsIn(saved.host),
-    port: saved.port,
+    hosts: parseHosts(saved.host, saved.port) ?? [],
     database: saved.database,
     schemas: saved.schemas ?? [],
     username: saved.username,
     password: saved.password ?? '',
-    tls: tlsOf(saved),
+    tls: tlsOf(saved, sslMode),
     tunnel: tunnelOf(saved.tunnel_method),
     entra:
       saved.entra_service_principal_auth === true
-        ? { tenantId: saved.entra_tenant_id ?? '', clientId: saved.entra_client_id ?? '' }
+        ? {
+            tenantId: saved.entra_tenant_id ?? '',
+            clientId: saved.entra_client_id ?? '',
+            authority,
+          }
         : null,
-    jdbcUrlParams: saved.jdbc_url_params ?? '',
+    params,
+    ignoredParams: ignored,
     replication: replicationOf(saved.replication_method),
     checkPrivileges: saved.check_privileges ?? true,
     checkpointTargetIntervalSeconds: saved.checkpoint_target_interval_seconds ?? 300,
@@ -213,9 +207,10 @@ function withDefaults(saved: SavedConfig): Config {
   };
 }
 
-function tlsOf(saved: SavedConfig): Config['tls'] {
+function tlsOf(saved: SavedConfig, sslMode: SavedTls['mode'] | null): Config['tls'] {
   // Old configurations say `ssl: true` and no mode: whoever asked for TLS must not silently get less.
-  const tls: SavedTls = saved.ssl_mode ?? { mode: saved.ssl === true ? 'require' : 'prefer' };
+  const old = saved.ssl === true ? 'require' : 'prefer';
+  const tls: SavedTls = saved.ssl_mode ?? { mode: saved.ssl === true ? old : (sslMode ?? old) };
   // Forms save a field that was opened and left empty as ''.
   return {
     mode: tls.mode,
@@ -255,19 +250,14 @@ function replicationOf(saved: SavedReplication | undefined): Config['replication
 export function unsupportedSettings(config: Config): readonly UnsupportedSetting[] {
   const { timescaledb } = config;
   const found: UnsupportedSetting[] = [];
-  const refuse = (isSet: boolean, property: string, wayOut: string): void => {
-    const sentence = `\`${property}\` ${wayOut}`;
-    if (isSet) found.push({ property, severity: 'error', sentence });
-  };
   const warn = (isSet: boolean, property: string): void => {
     const sentence = `\`${property}\` has no effect in this version: its default applies.`;
     if (isSet) found.push({ property, severity: 'warning', sentence });
   };
-  const unsupported = 'is not supported by this version:';
-  refuse(config.hosts.length > 1, 'host', `with several hosts ${unsupported} name one.`);
-  refuse(config.entra !== null, 'entra_service_principal_auth', `${unsupported} switch it off.`);
-  refuse(config.tunnel.method !== 'NO_TUNNEL', 'tunnel_method', `${unsupported} set NO_TUNNEL.`);
-  refuse(config.jdbcUrlParams !== '', 'jdbc_url_params', `${unsupported} remove it.`);
+  if (config.ignoredParams.length > 0) {
+    const sentence = `Of \`jdbc_url_params\` these have no effect: ${config.ignoredParams.join(', ')}.`;
+    found.push({ property: 'jdbc_url_params', severity: 'warning', sentence });
+  }
   warn(timescaledb.chunkCaching !== TUNING.chunkCaching, 'timescaledb_enable_chunk_caching');
   warn(
     timescaledb.chunkCacheTtlMinutes !== TUNING.chunkCacheTtlMinutes,

@@ -72,7 +72,9 @@ type Company = {
 };
 
 async function configFrom(options: Options): Promise<Config> {
-  return parseConfig(await readJsonFile(options.config ?? '', 'config'), await loadSpec());
+  const value = await readJsonFile(options.config ?? '', 'config');
+  // As Azure's own libraries: clouds of their own have their own token service.
+  return parseConfig(value, await loadSpec(), process.env['AZURE_AUTHORITY_HOST']);
 }
 
 async function runSpec(output: Output): Promise<void> {

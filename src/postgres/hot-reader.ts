@@ -10,6 +10,7 @@
 import type { Client, Connection, Submittable } from 'pg';
 import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { refuseOtherBackend } from './pooler.ts';
 
 /**
  * Receives one row: `src[start, end)` is the body of a DataRow message, beginning with the 16-bit number of columns.
@@ -307,6 +308,7 @@ export async function bindPortal(
   );
   client.query(exchange);
   await exchange.done;
+  await refuseOtherBackend(client);
 }
 
 /**
