@@ -32,6 +32,7 @@ import { type CdcConfig, settingNotes } from './cdc-setup.ts';
 import { type Config, type UnsupportedSetting, unsupportedSettings } from './config.ts';
 import { relationWarnings, schemaWarnings } from './discover.ts';
 import { limitFindings, publicationLimits } from './publication-limits.ts';
+import { unreadable } from './select-privilege.ts';
 import { loadSource, type SourceModel } from './source-model.ts';
 import { asConnectorError } from './errors.ts';
 import { connect } from './postgres/connection.ts';
@@ -46,9 +47,11 @@ const WAY_IN: ReadonlySet<string> = new Set([
 ]);
 
 /** Tries everything that a sync with this configuration needs. */
-export async function check(
-  config: Config,
-): Promise<{ readonly failures: readonly string[]; readonly warnings: readonly string[] }> {
+export async function check(config: Config): Promise<{
+  readonly failures: readonly string[];
+  readonly warnings: readonly string[];
+  readonly notes: readonly string[];
+}> {
   const settings = unsupportedSettings(config);
   const findings: Finding[] = settings.map(settingFinding);
   const refused = settings.filter(({ severity }) => severity === 'error');
@@ -61,7 +64,11 @@ export async function check(
   }
   const sentences = (severity: Finding['severity']): readonly string[] =>
     findings.filter((finding) => finding.severity === severity).map(({ sentence }) => sentence);
-  return { failures: sentences('failure'), warnings: sentences('warning') };
+  return {
+    failures: sentences('failure'),
+    warnings: sentences('warning'),
+    notes: sentences('note'),
+  };
 }
 
 function settingFinding({ severity, sentence }: UnsupportedSetting): Finding {
@@ -80,6 +87,7 @@ async function connectAndCheck(config: Config, findings: Finding[]): Promise<voi
     if (versions.length > 0) return;
     const source = await loadSource(client, config);
     findings.push(...(await streams(client, config, source)));
+    findings.push(...(await unreadable(client, config, server, source)));
     if (cdc !== null) findings.push(...(await checkChanges(client, config, cdc, server, source)));
   } finally {
     await client.end().catch(() => undefined);
@@ -123,7 +131,7 @@ async function checkChanges(
     ...ownersStatements(source, facts),
     ...insertsOnly(config, server, facts),
     ...limitFindings(source, limits),
-    ...newChunks(facts),
+    ...newChunks(config, facts),
     ...(timescale === null ? [] : [...markers(timescale), ...guards(timescale)]),
   ];
 }

@@ -85,13 +85,6 @@ export type UnsupportedSetting = {
   readonly severity: 'error' | 'warning';
 };
 
-/** The defaults that `unsupportedSettings` compares with. */
-const TUNING = {
-  chunkCaching: true,
-  chunkCacheTtlMinutes: 10,
-  maxMemoryMb: 512,
-} as const;
-
 /** The `spec` of the SPEC message, which lies beside `src` and `dist` alike. */
 export async function loadSpec(): Promise<JsonObject> {
   const spec: JsonObject = JSON.parse(
@@ -199,10 +192,9 @@ function withDefaults(saved: SavedConfig): Config {
       support: saved.timescaledb_support ?? true,
       chunkDiscoveryIntervalMinutes: saved.timescaledb_chunk_discovery_interval_minutes ?? 5,
       maxConcurrentChunks: saved.timescaledb_max_concurrent_chunks ?? 2,
-      chunkCaching: saved.timescaledb_enable_chunk_caching ?? TUNING.chunkCaching,
-      chunkCacheTtlMinutes:
-        saved.timescaledb_chunk_cache_ttl_minutes ?? TUNING.chunkCacheTtlMinutes,
-      maxMemoryMb: saved.timescaledb_max_memory_mb ?? TUNING.maxMemoryMb,
+      chunkCaching: saved.timescaledb_enable_chunk_caching ?? true,
+      chunkCacheTtlMinutes: saved.timescaledb_chunk_cache_ttl_minutes ?? 10,
+      maxMemoryMb: saved.timescaledb_max_memory_mb ?? 512,
       chunkOrder: saved.timescaledb_chunk_order ?? 'oldest first',
       recordMetadata: saved.timescaledb_record_metadata ?? false,
     },
@@ -250,26 +242,15 @@ function replicationOf(saved: SavedReplication | undefined): Config['replication
 
 /** What `check` must refuse, or warn about, because this version does not do it yet. */
 export function unsupportedSettings(config: Config): readonly UnsupportedSetting[] {
-  const { timescaledb } = config;
   const found: UnsupportedSetting[] = [];
   const refuse = (isSet: boolean, property: string, wayOut: string): void => {
     const sentence = `\`${property}\` ${wayOut}`;
     if (isSet) found.push({ property, severity: 'error', sentence });
-  };
-  const warn = (isSet: boolean, property: string): void => {
-    const sentence = `\`${property}\` has no effect in this version: its default applies.`;
-    if (isSet) found.push({ property, severity: 'warning', sentence });
   };
   const unsupported = 'is not supported by this version:';
   refuse(config.hosts.length > 1, 'host', `with several hosts ${unsupported} name one.`);
   refuse(config.entra !== null, 'entra_service_principal_auth', `${unsupported} switch it off.`);
   refuse(config.tunnel.method !== 'NO_TUNNEL', 'tunnel_method', `${unsupported} set NO_TUNNEL.`);
   refuse(config.jdbcUrlParams !== '', 'jdbc_url_params', `${unsupported} remove it.`);
-  warn(timescaledb.chunkCaching !== TUNING.chunkCaching, 'timescaledb_enable_chunk_caching');
-  warn(
-    timescaledb.chunkCacheTtlMinutes !== TUNING.chunkCacheTtlMinutes,
-    'timescaledb_chunk_cache_ttl_minutes',
-  );
-  warn(timescaledb.recordMetadata, 'timescaledb_record_metadata');
   return found;
 }

@@ -31,7 +31,7 @@ import {
   type SliceSource,
 } from './snapshot.ts';
 import { isComparable, transactionIds } from './postgres/transaction-ids.ts';
-import { type Chunk, chunkCheckSql } from './timescaledb/chunks.ts';
+import { type Chunk, chunkCheckSql, chunkName } from './timescaledb/chunks.ts';
 
 /** What reading needs, for the length of a sync. */
 export type LoadContext = {
@@ -78,14 +78,29 @@ export class ReaderPool {
   }
 }
 
-/** The encoder of result rows of a stream. @param extra columns at the end of each row that are not emitted. */
-export function rowEncoder(context: LoadContext, stream: SyncStream, extra: number): RecordEncoder {
+/**
+ * The encoder of result rows of a stream.
+ * @param extra columns at the end of each row that are not emitted.
+ * @param chunk that all rows lie in, for records that name it.
+ */
+export function rowEncoder(
+  context: LoadContext,
+  stream: SyncStream,
+  extra: number,
+  chunk: Chunk | null = null,
+): RecordEncoder {
   const columns = stream.columns.map(({ name, typeOid, typmod, dimensions }) => ({
     name,
     encode: columnType(typeOid, typmod, dimensions, context.source.types).encode,
   }));
   const hidden = Array.from({ length: extra }, () => null);
-  return new RecordEncoder(stream.name, [...columns, ...hidden], stream.cdcColumns, context.clock);
+  return new RecordEncoder(
+    stream.name,
+    [...columns, ...hidden],
+    stream.cdcColumns,
+    context.clock,
+    chunk === null ? null : chunkName(chunk),
+  );
 }
 
 /** All selected columns of the rows that are to be had. */
@@ -119,7 +134,7 @@ export async function loadChunks(
   const queue = wanted.slice(0, budget.chunks);
   context.output.watcher.left(stream.name, 'chunk', wanted.length);
   // One for all: a row is written at once, and only then the next one, of whichever chunk.
-  const encoder = rowEncoder(context, stream, 0);
+  const encoder = stream.namesChunk ? null : rowEncoder(context, stream, 0);
   const gone = new Set<number>();
   // What is done stays done: with thousands of chunks, judging all of them after each one would take longer than reading.
   const open = new Set(pendingChunks(hypertableRows(context.ledger, stream), chunks));
@@ -172,9 +187,10 @@ async function loadChunk(
   open: Set<Chunk>,
   chunk: Chunk,
   selection: Selection,
-  encoder: RecordEncoder,
+  shared: RecordEncoder | null,
 ): Promise<boolean> {
   const { ledger, output, source } = context;
+  const encoder = shared ?? rowEncoder(context, stream, 0, chunk);
   if (source.timescale === null) throw new Error('a chunk without TimescaleDB');
   const stamp = readStamp(context, stream);
   const checkSql = chunkCheckSql(source.timescale);

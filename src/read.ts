@@ -19,6 +19,7 @@ import { withRetries } from './retries.ts';
 import { loadSource, type SourceModel } from './source-model.ts';
 import { type InputState, parseState } from './state.ts';
 import { Statuses } from './statuses.ts';
+import { ALL_SOURCES, type WatchOptions } from './timescaledb/watcher.ts';
 
 export type ReadInput = {
   readonly config: Config;
@@ -35,6 +36,7 @@ type Run = {
   readonly output: Output;
   readonly statuses: Statuses;
   readonly clock: RecordClock;
+  readonly watching: WatchOptions;
   attempts: number;
   connected: boolean;
 };
@@ -42,9 +44,14 @@ type Run = {
 /**
  * Reads every stream of the catalog. What passes by itself (a broken connection, a restart) is tried again, from the last
  * STATE on, as the next sync would.
+ * @param watching which sources tell of new chunks: all, but in tests.
  * @throws ConnectorError after the streams that could be read were read; those that were not have the status INCOMPLETE.
  */
-export async function read(input: ReadInput, output: Output): Promise<void> {
+export async function read(
+  input: ReadInput,
+  output: Output,
+  watching: WatchOptions = ALL_SOURCES,
+): Promise<void> {
   const { config, state } = input;
   refuseUnsupported(config, output);
   const catalog = parseCatalog(input.catalog);
@@ -57,6 +64,7 @@ export async function read(input: ReadInput, output: Output): Promise<void> {
     output,
     statuses,
     clock,
+    watching,
     attempts: 0,
     connected: false,
   };
@@ -168,7 +176,8 @@ async function sync(
   const readers = new ReaderPool(() => connect(config, 'rows'));
   try {
     const changing = plan.streams.filter((stream) => stream.mode === 'cdc');
-    const base = { config, main, source, output, readers, clock, handedIn };
+    const { watching } = run;
+    const base = { config, main, source, output, readers, clock, handedIn, watching };
     if (cdc !== null && changing.length > 0) {
       await syncWithWal(base, cdc, plan, changing, state, statuses);
     } else {

@@ -349,17 +349,10 @@ describe('unsupported settings', () => {
       { tunnel_method: { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' } },
     ],
     ['jdbc_url_params', 'error', { jdbc_url_params: 'a=b' }],
-    ['timescaledb_enable_chunk_caching', 'warning', { timescaledb_enable_chunk_caching: false }],
-    ['timescaledb_chunk_cache_ttl_minutes', 'warning', { timescaledb_chunk_cache_ttl_minutes: 9 }],
-    ['timescaledb_record_metadata', 'warning', { timescaledb_record_metadata: true }],
   ];
 
   it.each(CASES)('%s: %s', (property, severity, changes) => {
-    const sentence = expect.stringMatching(
-      severity === 'error'
-        ? /^`[a-z_.]+` .*is not supported by this version: .+\.$/
-        : /^`[a-z_]+` has no effect in this version: its default applies\.$/,
-    );
+    const sentence = expect.stringMatching(/^`[a-z_.]+` .*is not supported by this version: .+\.$/);
     expect(unsupportedSettings(parse(changes))).toEqual([{ property, severity, sentence }]);
   });
 
