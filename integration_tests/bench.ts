@@ -1,5 +1,5 @@
 /**
- * What the connector costs beside others that read the same rows: `npm run bench -- read|wal|idle|plan|retained`.
+ * What the connector costs beside others that read the same rows: `npm run bench -- read|wal|idle|plan|retained|watcher`.
  *
  *   --rows-percent N   of the full sizes (100)      --rounds N   interleaved rounds (5)
  *   --only a,b         some of the tables or cases  --quick      fewer contestants
@@ -17,6 +17,7 @@ import { benchPlan } from './bench-plan.ts';
 import { benchRead } from './bench-read.ts';
 import { benchRetained } from './bench-retained.ts';
 import { benchWal } from './bench-wal.ts';
+import { benchWatcher } from './bench-watcher.ts';
 import { createDatabase, type Database } from './database.ts';
 import { Printer } from './demo-print.ts';
 import { startServer } from './server.ts';
@@ -30,6 +31,7 @@ const BENCHMARKS: Readonly<
   idle: benchIdle,
   plan: benchPlan,
   retained: benchRetained,
+  watcher: benchWatcher,
 };
 
 const NAMES = Object.keys(BENCHMARKS).join(', ');

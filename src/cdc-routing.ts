@@ -13,6 +13,7 @@ import type { RelationColumn, RelationMessage } from './postgres/pgoutput.ts';
 import { loadTypes, type PgType } from './postgres/types.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import { type RecordClock, type RecordColumn, RecordEncoder } from './record.ts';
+import { chunkName } from './timescaledb/chunks.ts';
 import {
   type ChunkNaming,
   qualifiedName,
@@ -145,7 +146,8 @@ export class ChangeRouting {
     }
     this.#tellOfColumns(stream, relation);
     const columns = relation.columns.map((column) => this.#column(stream, column));
-    return new RecordEncoder(stream.name, columns, stream.cdcColumns, this.#clock);
+    const chunk = stream.namesChunk ? chunkName(relation) : null;
+    return new RecordEncoder(stream.name, columns, stream.cdcColumns, this.#clock, chunk);
   }
 
   /** The WAL holds rows as the table was when they were written: once for each column. */

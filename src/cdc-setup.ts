@@ -134,7 +134,7 @@ export async function ensurePublication(
   if (!config.managePublication) {
     throw new ConnectorError(`The publication ${cdc.publication} does not exist.`, {
       kind: 'config_error',
-      fix: `Create it with your tables: ${sql};`,
+      fix: `Create it with your tables: ${sql}; \`setup-sql\` prints this and the rest.`,
     });
   }
   await manage(client, sql);
@@ -238,7 +238,9 @@ export function unpublished(cdc: CdcConfig, tables: readonly PublishableTable[])
         .slice(0, 20)
         .filter(({ identity }) => !identity)
         .map((table) => `${fullIdentitySql(table)}; `)
-        .join('')}${addTablesSql(cdc.publication, tables.slice(0, 20))};`,
+        .join(
+          '',
+        )}${addTablesSql(cdc.publication, tables.slice(0, 20))}; or what \`setup-sql\` prints.`,
     },
   );
 }
@@ -263,10 +265,20 @@ export async function refuseBareStreams(
     `${label(stream.name)} is in the publication ${cdc.publication} with updates and deletes, but its rows have no replica identity: the server refuses to update and delete them.`,
     {
       kind: 'config_error',
-      fix: `Run ${fullIdentitySql(stream.relation)}; or take it out of the publication.`,
+      fix: `${await identityAdvice(client, stream.relation)} Or take it out: ALTER PUBLICATION ${escapeIdentifier(cdc.publication)} DROP TABLE ${escapeIdentifier(stream.relation.schema)}.${escapeIdentifier(stream.relation.name)};`,
       stream: stream.name,
     },
   );
+}
+
+/** From PostgreSQL 18 on FULL is as good as none where columns are generated: see `fullIsNoIdentitySql`. */
+async function identityAdvice(client: Client, relation: Relation): Promise<string> {
+  const { rows } = await client.query<{ version: number }>(
+    `SELECT current_setting('server_version_num')::int AS version`,
+  );
+  const generated = relation.columns.some((column) => column.generated);
+  if ((rows[0]?.version ?? 0) < 180000 || !generated) return `Run ${fullIdentitySql(relation)};`;
+  return 'Give it a primary key, or a unique index of NOT NULL columns as replica identity: REPLICA IDENTITY FULL does not do on PostgreSQL 18 for a table with generated columns.';
 }
 
 function fullIdentitySql({ schema, name }: Pick<TableName, 'schema' | 'name'>): string {

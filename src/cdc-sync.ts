@@ -33,9 +33,11 @@ import {
   type TableName,
 } from './postgres/publication.ts';
 import { listLeaves } from './postgres/relations.ts';
+import { refuseUnreadable } from './select-privilege.ts';
 import { confirmSlot, targetLsn } from './postgres/slot.ts';
 import { RowLookup } from './row-lookup.ts';
 import { isVisible, parseVisibility } from './postgres/visibility.ts';
+import type { ChunkWatcher } from './timescaledb/watcher.ts';
 
 /** Chunks of a round: each keeps its visibility in the state until the stream has passed it. */
 const ROUND_CHUNKS = 40;
@@ -55,14 +57,23 @@ export type CdcContext = LoadContext & {
   readonly book: ChunkBook;
   readonly routing: ChangeRouting;
   readonly changes: ChangeReader;
+  readonly watch: ChunkWatcher;
   /** The CDC streams; there is at least one. */
   readonly streams: readonly SyncStream[];
 };
 
 /** Runs the rounds and leaves every stream at one recent position. */
 export async function syncChanges(context: CdcContext): Promise<void> {
-  const { cdc, ledger, streams, routing, output } = context;
-  let nextLook = Date.now() + context.config.timescaledb.chunkDiscoveryIntervalMinutes * 60_000;
+  context.watch.start();
+  try {
+    await runRounds(context);
+  } finally {
+    await context.watch.close();
+  }
+}
+
+async function runRounds(context: CdcContext): Promise<void> {
+  const { cdc, ledger, streams, routing, output, watch } = context;
   const deadline = Date.now() + cdc.initialLoadTimeoutHours * 3_600_000;
   // Before the first record: whatever is emitted without a state of its own, this one tells where to go on from.
   ledger.checkpoint(firstOf(streams));
@@ -72,19 +83,22 @@ export async function syncChanges(context: CdcContext): Promise<void> {
     output.watcher.left(stream.name, 'chunk', context.book.pending(stream, rows).length);
   }
   let looks = 0;
+  const caughtUp = new Set<SyncStream>();
   for (;;) {
     const pending = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
+    for (const stream of streams) if (!pending.includes(stream)) caughtUp.add(stream);
+    // A new chunk of a stream that was up to date does not wait for the first load of another.
+    const inTurn = pending.toSorted((a, b) => Number(caughtUp.has(b)) - Number(caughtUp.has(a)));
     const timeUp = Date.now() > deadline;
     if (context.book.drainFirst) await drain(context);
     context.book.drainFirst = false;
-    if (pending.length > 0 && !timeUp) await loadRound(context, pending);
+    if (pending.length > 0 && !timeUp) await loadRound(context, inTurn);
     routing.foundUnread = false;
     await drain(context);
     const known = streams.some((stream) => hasRowsLeft(context, stream));
-    if (known && !timeUp && Date.now() < nextLook && !context.book.unjudged) continue;
+    if (known && !timeUp && !watch.isDue && !context.book.unjudged) continue;
     await lookForChunks(context);
     if (!known) looks += 1;
-    nextLook = Date.now() + context.config.timescaledb.chunkDiscoveryIntervalMinutes * 60_000;
     const left = streams.filter((stream) => ledger.rows(stream)?.complete !== true);
     const over = timeUp || looks >= LAST_LOOKS;
     if (over && left.length > 0) {
@@ -103,8 +117,8 @@ function hasRowsLeft({ ledger, book }: CdcContext, stream: SyncStream): boolean 
 }
 
 /** New chunks since the last look: published where that is missing, and judged. */
-async function lookForChunks({ main, book, ledger }: CdcContext): Promise<void> {
-  await book.refresh();
+async function lookForChunks({ main, book, ledger, watch }: CdcContext): Promise<void> {
+  if (watch.looksUnasked) await book.refresh();
   const added = await book.publishMissing();
   await awaitWritersOf(main, added);
   ledger.publicationsSeen(await visibilityNow(main));
@@ -112,11 +126,11 @@ async function lookForChunks({ main, book, ledger }: CdcContext): Promise<void> 
 }
 
 async function loadRound(context: CdcContext, pending: readonly SyncStream[]): Promise<void> {
-  const { ledger, book, config } = context;
+  const { ledger, book, config, watch } = context;
   const until = Date.now() + ROUND_MS;
   let chunksLeft = ROUND_CHUNKS;
   for (const stream of pending) {
-    if (Date.now() > until || chunksLeft <= 0) return;
+    if (Date.now() > until || chunksLeft <= 0 || watch.hasNews) return;
     const selection = wholeSelection(stream);
     if (stream.hypertable === null) {
       await loadTable(context, stream, () => selection, until);
@@ -124,7 +138,13 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
     }
     const chunks = book.of(stream);
     const wanted = inOrder(config, book.pending(stream, hypertableRows(ledger, stream)));
-    const budget: Budget = { chunks: chunksLeft, until };
+    const budget: Budget = {
+      chunks: chunksLeft,
+      // News ends the round, never the read of a chunk.
+      get until() {
+        return watch.hasNews ? 0 : until;
+      },
+    };
     book.forget(await loadChunks(context, stream, chunks, wanted, () => selection, budget));
     chunksLeft -= Math.min(chunksLeft, wanted.length);
   }
@@ -132,7 +152,7 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
 
 /** Emits the changes up to now, with a STATE now and then at commits. */
 async function drain(context: CdcContext): Promise<void> {
-  const { ledger, changes, output, routing, main, streams } = context;
+  const { ledger, changes, output, routing, main, streams, watch } = context;
   const target = await targetLsn(main);
   output.watcher.target(target);
   const every = context.config.checkpointTargetIntervalSeconds * 1000;
@@ -172,7 +192,10 @@ async function drain(context: CdcContext): Promise<void> {
     applier.begin();
     const begun = Date.now();
     const from = ledger.position;
-    const reached = await changes.readWindow(ledger.position, target, applier.apply);
+    const reached = await changes.readWindow(ledger.position, target, (src, at, end) => {
+      watch.see(src, at, end);
+      return applier.apply(src, at, end);
+    });
     await awaitVisible(main, invisible);
     invisible = [];
     ledger.passed(applier.end(reached));
@@ -258,6 +281,8 @@ export async function coverStreams(
     main,
     partitioned.map((stream) => stream.relation.oid),
   );
+  await book.refresh();
+  await refuseUnreadable(main, streams, leaves, (stream) => book.of(stream));
   const missing = streams.filter(({ relation }) => {
     const own = leaves.filter((leaf) => leaf.root === relation.oid);
     if (covered.has(relation.oid)) return false;
@@ -274,7 +299,6 @@ export async function coverStreams(
   const hypertables = new Set(streams.filter((it) => it.hypertable).map((it) => it.relation.oid));
   const needed = refused.filter((table) => !hypertables.has(table.oid));
   if (needed.length > 0) throw unpublished(cdc, needed);
-  await book.refresh();
   const all = [...added, ...(await book.publishMissing())];
   const recent = await recentlyPublished(main, await publicationsInUse(main, cdc));
   const tables = streams.map(({ relation }) => relation).filter(({ oid }) => recent.has(oid));

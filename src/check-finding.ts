@@ -3,8 +3,8 @@ import { escapeIdentifier } from 'pg';
 import type { TableName } from './postgres/publication.ts';
 
 export type Finding = {
-  /** A failure keeps a sync from running or from being right; a warning is worth knowing. */
-  readonly severity: 'failure' | 'warning';
+  /** A failure keeps a sync from running or from being right; a warning costs something; a note is good to know. */
+  readonly severity: 'failure' | 'warning' | 'note';
   readonly sentence: string;
 };
 
@@ -14,6 +14,10 @@ export function failure(sentence: string, mend = ''): Finding {
 
 export function warning(sentence: string, mend = ''): Finding {
   return { severity: 'warning', sentence: mend === '' ? sentence : `${sentence} ${mend}` };
+}
+
+export function note(sentence: string): Finding {
+  return { severity: 'note', sentence };
 }
 
 /** Longer lists are cut: a person reads this. */

@@ -6,6 +6,7 @@ import {
   type Finding,
   listed,
   listedSql,
+  note,
   tableLabel,
   tableSql,
   warning,
@@ -30,7 +31,7 @@ export function publicationExists(
   const create = `${createPublicationSql(facts.name, 'all changes')};`;
   const may = config.managePublication
     ? ` Or let this role make it: GRANT CREATE ON DATABASE ${escapeIdentifier(server.database)} TO ${escapeIdentifier(server.role)};`
-    : '';
+    : ' (`setup-sql` prints this and the rest)';
   return [
     failure(
       `The publication "${facts.name}" does not exist.`,
@@ -107,7 +108,7 @@ export function coverage(
     const names = labels(tables);
     const why = config.managePublication
       ? 'this role may not add them (it must own both the tables and the publication)'
-      : 'with `publication_management` "verify only" nothing is added';
+      : 'with `publication_management` "verify only" nothing is added (`setup-sql` prints the SQL for all of it)';
     findings.push(
       (readable ? warning : failure)(
         `The publication "${facts.name}" does not cover ${names}, and ${why}: their changes cannot be read.`,
@@ -218,26 +219,31 @@ export function insertsOnly(
 }
 
 /** Which of the three levels of privilege was found, and what follows for new chunks. */
-export function newChunks(facts: PublicationFacts): readonly Finding[] {
+export function newChunks(config: Config, facts: PublicationFacts): readonly Finding[] {
   const hypertables = facts.streams.filter(({ hypertable }) => hypertable !== null);
   if (hypertables.length === 0) return [];
   if (facts.chunkPublisher !== null) {
-    return [warning(`New chunks are published by ${facts.chunkPublisher}: without a gap.`)];
+    return [
+      note(
+        `Set up by a DBA: new chunks are published by ${facts.chunkPublisher}, in the transaction that makes them: without a gap.`,
+      ),
+    ];
   }
   const refused = hypertables.filter(({ addable }) => !addable);
+  const level = config.managePublication ? 'Read only' : 'Verify only';
   const findings: Finding[] = [];
   if (refused.length < hypertables.length) {
     findings.push(
       warning(
-        'New chunks are looked for and published by this role: rows that are inserted and deleted before it has seen their chunk do not show.',
+        'Owner: new chunks are looked for and published by this role: rows that are inserted and deleted before it has seen their chunk do not show.',
       ),
     );
   }
   if (refused.length > 0) {
     findings.push(
       warning(
-        `New chunks of ${labels(refused)} are seen but nobody publishes them: each sync reads them again until the publication's owner adds them.`,
-        'ALTER SYSTEM SET timescaledb.enable_chunk_auto_publication = on; (TimescaleDB 2.25 or later), or an event trigger that adds them.',
+        `${level}: new chunks of ${labels(refused)} are seen but nobody publishes them: each sync reads them again, and their deletes are not seen, until somebody adds them.`,
+        'A DBA can run what `setup-sql` prints, which publishes each chunk as it is made.',
       ),
     );
   }

@@ -149,7 +149,7 @@ export function usableSlot(
     return [
       failure(
         `The replication slot "${cdc.slot}" does not exist.`,
-        `Once the publication is there: SELECT pg_create_logical_replication_slot('${cdc.slot}', 'pgoutput');`,
+        `Once the publication is there: SELECT pg_create_logical_replication_slot('${cdc.slot}', 'pgoutput'); (\`setup-sql\` prints this and the rest)`,
       ),
     ];
   }

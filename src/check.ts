@@ -30,20 +30,22 @@ import {
 } from './check-server.ts';
 import { guards, markers, timescaleFacts } from './check-timescale.ts';
 import { type CdcConfig, settingNotes } from './cdc-setup.ts';
-import { type Config, type UnsupportedSetting, unsupportedSettings } from './config.ts';
+import { type Config, settingWarnings } from './config.ts';
 import { relationWarnings, schemaWarnings } from './discover.ts';
 import { limitFindings, publicationLimits } from './publication-limits.ts';
+import { unreadable } from './select-privilege.ts';
 import { loadSource, type SourceModel } from './source-model.ts';
 import { asConnectorError } from './errors.ts';
 import { connect } from './postgres/connection.ts';
 import { slotHolder, slotUse } from './slot-care.ts';
 
 /** Tries everything that a sync with this configuration needs. */
-export async function check(
-  config: Config,
-): Promise<{ readonly failures: readonly string[]; readonly warnings: readonly string[] }> {
-  const settings = unsupportedSettings(config);
-  const findings: Finding[] = settings.map(settingFinding);
+export async function check(config: Config): Promise<{
+  readonly failures: readonly string[];
+  readonly warnings: readonly string[];
+  readonly notes: readonly string[];
+}> {
+  const findings: Finding[] = settingWarnings(config).map(({ sentence }) => warning(sentence));
   try {
     await connectAndCheck(config, findings);
   } catch (error) {
@@ -51,11 +53,11 @@ export async function check(
   }
   const sentences = (severity: Finding['severity']): readonly string[] =>
     findings.filter((finding) => finding.severity === severity).map(({ sentence }) => sentence);
-  return { failures: sentences('failure'), warnings: sentences('warning') };
-}
-
-function settingFinding({ severity, sentence }: UnsupportedSetting): Finding {
-  return severity === 'error' ? failure(sentence) : warning(sentence);
+  return {
+    failures: sentences('failure'),
+    warnings: sentences('warning'),
+    notes: sentences('note'),
+  };
 }
 
 /** Adds to the findings as it goes, so that an error on the way leaves what was found before. */
@@ -71,6 +73,7 @@ async function connectAndCheck(config: Config, findings: Finding[]): Promise<voi
     if (versions.length > 0) return;
     const source = await loadSource(client, config);
     findings.push(...(await streams(client, config, source)));
+    findings.push(...(await unreadable(client, config, server, source)));
     if (cdc !== null) findings.push(...(await checkChanges(client, config, cdc, server, source)));
   } finally {
     await client.end().catch(() => undefined);
@@ -114,7 +117,7 @@ async function checkChanges(
     ...ownersStatements(source, facts),
     ...insertsOnly(config, server, facts),
     ...limitFindings(source, limits),
-    ...newChunks(facts),
+    ...newChunks(config, facts),
     ...(timescale === null ? [] : [...markers(timescale), ...guards(timescale)]),
   ];
 }

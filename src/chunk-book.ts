@@ -35,6 +35,7 @@ import {
   wasWrittenDirectly,
 } from './timescaledb/direct-writes.ts';
 import type { TimescaleCatalog } from './timescaledb/hypertables.ts';
+import type { ChunkWatcher } from './timescaledb/watcher.ts';
 
 export class ChunkBook {
   /** The list was read anew in mid-stream: chunks in it may be unpublished, or have other ranges, until `adopt`. */
@@ -46,6 +47,7 @@ export class ChunkBook {
   readonly #cdc: CdcConfig;
   readonly #catalog: TimescaleCatalog | null;
   readonly #output: Output;
+  readonly #watch: ChunkWatcher;
   /** Streams that are hypertables, by hypertable id. */
   readonly #streams: ReadonlyMap<number, SyncStream>;
   #chunks: readonly Chunk[] = [];
@@ -68,7 +70,9 @@ export class ChunkBook {
     catalog: TimescaleCatalog | null,
     streams: readonly SyncStream[],
     output: Output,
+    watch: ChunkWatcher,
   ) {
+    this.#watch = watch;
     this.#client = client;
     this.#config = config;
     this.#cdc = cdc;
@@ -86,6 +90,7 @@ export class ChunkBook {
     if (this.#catalog === null || this.#streams.size === 0) return;
     this.#chunks = await listChunks(this.#client, this.#catalog, [...this.#streams.keys()]);
     this.#byOid = new Map(this.#chunks.map((chunk) => [chunk.oid, chunk]));
+    this.#watch.looked(this.#chunks);
   }
 
   /** The chunks of a stream that exist, by range. */
@@ -146,7 +151,7 @@ export class ChunkBook {
     if (refused.length > 0) {
       this.#output.log(
         'WARN',
-        `${refused.length} chunks are not in the publication ${this.#cdc.publication} and may not be added: each sync reads them again, and their deletes are not seen, until its owner adds them.`,
+        `${refused.length} chunks are not in the publication ${this.#cdc.publication} and may not be added: each sync reads them again, and their deletes are not seen, until somebody adds them. \`setup-sql\` prints the SQL for a DBA.`,
       );
     }
     return added;
@@ -191,6 +196,7 @@ export class ChunkBook {
         start,
       );
       this.#newest.set(stream.key, progress.chunkIdMax);
+      this.#watch.judged(progress.hypertableId, progress.chunkIdMax);
       const pending = this.pending(stream, progress);
       // Published by somebody else, or by a sync that ended before it had awaited their writers.
       await awaitWriters(
@@ -267,6 +273,8 @@ export class ChunkBook {
     const listed = this.#byOid.has(oid);
     if (!listed) {
       await this.refresh();
+      const met = this.#byOid.get(oid);
+      if (met !== undefined) this.#watch.met(met.schema, met.name);
       this.unjudged = true;
     }
     const chunk = this.#byOid.get(oid);

@@ -59,20 +59,8 @@ export type Config = ConnectionSettings & {
   readonly managePublication: boolean;
 };
 
-/** A setting away from its default whose behaviour this version does not have. */
-export type UnsupportedSetting = {
-  readonly property: string;
-  readonly sentence: string;
-  /** 'error': a sync would do something else than asked. 'warning': tuning that changes nothing yet. */
-  readonly severity: 'error' | 'warning';
-};
-
-/** The defaults that `unsupportedSettings` compares with. */
-const TUNING = {
-  chunkCaching: true,
-  chunkCacheTtlMinutes: 10,
-  maxMemoryMb: 512,
-} as const;
+/** What a person should know of a setting. */
+export type SettingNote = { readonly property: string; readonly sentence: string };
 
 /** Measured: docs/operations.md has the table, `npm run memory` makes it. */
 const LOWEST_MEMORY_MB = 96;
@@ -196,10 +184,9 @@ function withDefaults(saved: SavedConfig, authority: string): Config {
       support: saved.timescaledb_support ?? true,
       chunkDiscoveryIntervalMinutes: saved.timescaledb_chunk_discovery_interval_minutes ?? 5,
       maxConcurrentChunks: saved.timescaledb_max_concurrent_chunks ?? 2,
-      chunkCaching: saved.timescaledb_enable_chunk_caching ?? TUNING.chunkCaching,
-      chunkCacheTtlMinutes:
-        saved.timescaledb_chunk_cache_ttl_minutes ?? TUNING.chunkCacheTtlMinutes,
-      maxMemoryMb: saved.timescaledb_max_memory_mb ?? TUNING.maxMemoryMb,
+      chunkCaching: saved.timescaledb_enable_chunk_caching ?? true,
+      chunkCacheTtlMinutes: saved.timescaledb_chunk_cache_ttl_minutes ?? 10,
+      maxMemoryMb: saved.timescaledb_max_memory_mb ?? 512,
       chunkOrder: saved.timescaledb_chunk_order ?? 'oldest first',
       recordMetadata: saved.timescaledb_record_metadata ?? false,
     },
@@ -246,28 +233,17 @@ function replicationOf(saved: SavedReplication | undefined): Config['replication
   };
 }
 
-/** What `check` must refuse, or warn about, because this version does not do it yet. */
-export function unsupportedSettings(config: Config): readonly UnsupportedSetting[] {
+/** Settings that do not do what may be expected of them. */
+export function settingWarnings(config: Config): readonly SettingNote[] {
   const { timescaledb } = config;
-  const found: UnsupportedSetting[] = [];
-  const warn = (isSet: boolean, property: string): void => {
-    const sentence = `\`${property}\` has no effect in this version: its default applies.`;
-    if (isSet) found.push({ property, severity: 'warning', sentence });
-  };
+  const found: SettingNote[] = [];
   if (config.ignoredParams.length > 0) {
     const sentence = `Of \`jdbc_url_params\` these have no effect: ${config.ignoredParams.join(', ')}.`;
-    found.push({ property: 'jdbc_url_params', severity: 'warning', sentence });
+    found.push({ property: 'jdbc_url_params', sentence });
   }
-  warn(timescaledb.chunkCaching !== TUNING.chunkCaching, 'timescaledb_enable_chunk_caching');
-  warn(
-    timescaledb.chunkCacheTtlMinutes !== TUNING.chunkCacheTtlMinutes,
-    'timescaledb_chunk_cache_ttl_minutes',
-  );
-  warn(timescaledb.recordMetadata, 'timescaledb_record_metadata');
   if (timescaledb.maxMemoryMb < LOWEST_MEMORY_MB) {
     found.push({
       property: 'timescaledb_max_memory_mb',
-      severity: 'warning',
       sentence: `\`timescaledb_max_memory_mb\` is ${timescaledb.maxMemoryMb}, but Node.js and the connector take up more than that before the first row: ${LOWEST_MEMORY_MB} is the lowest that holds, 160 where rows are as large as 20 MB.`,
     });
   }

@@ -7,6 +7,7 @@ import type { AirbyteCatalog, AirbyteStream, JsonObject, SyncMode } from './airb
 import { columnType, isCursorType } from './column-types.ts';
 import type { Config } from './config.ts';
 import { listRelations, type Relation } from './postgres/relations.ts';
+import { CHUNK_COLUMN } from './record.ts';
 import {
   hasChanges,
   hasColumnstore,
@@ -26,7 +27,7 @@ const CDC_PROPERTIES: JsonObject = {
   _ab_cdc_cursor: { type: 'number', airbyte_type: 'integer' },
 };
 
-const CHUNK_PROPERTY: JsonObject = { _ab_timescaledb_chunk: { type: 'string' } };
+const CHUNK_PROPERTY: JsonObject = { [CHUNK_COLUMN]: { type: 'string' } };
 
 /** The catalog, and what a person should know about it before choosing streams. */
 export async function discover(

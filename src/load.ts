@@ -14,7 +14,7 @@ import { label, type SyncStream } from './plan.ts';
 import { chunkDone, type HypertableProgress, pendingChunks, seenBytes } from './progress.ts';
 import { type ChangeStamp, type RecordClock, RecordEncoder } from './record.ts';
 import { readChunk, type Selection } from './snapshot.ts';
-import { type Chunk, chunkCheckSql } from './timescaledb/chunks.ts';
+import { type Chunk, chunkCheckSql, chunkName } from './timescaledb/chunks.ts';
 
 /** What reading needs, for the length of a sync. */
 export type LoadContext = {
@@ -61,14 +61,29 @@ export class ReaderPool {
   }
 }
 
-/** The encoder of result rows of a stream. @param extra columns at the end of each row that are not emitted. */
-export function rowEncoder(context: LoadContext, stream: SyncStream, extra: number): RecordEncoder {
+/**
+ * The encoder of result rows of a stream.
+ * @param extra columns at the end of each row that are not emitted.
+ * @param chunk that all rows lie in, for records that name it.
+ */
+export function rowEncoder(
+  context: LoadContext,
+  stream: SyncStream,
+  extra: number,
+  chunk: Chunk | null = null,
+): RecordEncoder {
   const columns = stream.columns.map(({ name, typeOid, typmod, dimensions }) => ({
     name,
     encode: columnType(typeOid, typmod, dimensions, context.source.types).encode,
   }));
   const hidden = Array.from({ length: extra }, () => null);
-  return new RecordEncoder(stream.name, [...columns, ...hidden], stream.cdcColumns, context.clock);
+  return new RecordEncoder(
+    stream.name,
+    [...columns, ...hidden],
+    stream.cdcColumns,
+    context.clock,
+    chunk === null ? null : chunkName(chunk),
+  );
 }
 
 /** All selected columns of the rows that are to be had. */
@@ -118,7 +133,7 @@ export async function loadChunks(
   const queue = wanted.slice(0, budget.chunks);
   context.output.watcher.left(stream.name, 'chunk', wanted.length);
   // One for all: a row is written at once, and only then the next one, of whichever chunk.
-  const encoder = rowEncoder(context, stream, 0);
+  const encoder = stream.namesChunk ? null : rowEncoder(context, stream, 0);
   const gone = new Set<number>();
   // What is done stays done: with thousands of chunks, judging all of them after each one would take longer than reading.
   const open = new Set(pendingChunks(hypertableRows(context.ledger, stream), chunks));
@@ -180,12 +195,13 @@ async function loadChunk(
   open: Set<Chunk>,
   chunk: Chunk,
   selection: Selection,
-  encoder: RecordEncoder,
+  shared: RecordEncoder | null,
 ): Promise<boolean> {
   const { ledger, output, source } = context;
   const { hypertable } = stream;
   if (source.timescale === null || hypertable === null)
     throw new Error('a chunk without hypertable');
+  const encoder = shared ?? rowEncoder(context, stream, 0, chunk);
   const checkSql = chunkCheckSql(source.timescale);
   const onRow = writer(context, stream, encoder);
   const begun = Date.now();

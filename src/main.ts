@@ -86,6 +86,7 @@ async function runCheck(options: Options, output: Output): Promise<void> {
   let problems: readonly string[];
   try {
     const result = await check(await configFrom(options));
+    for (const note of result.notes) output.log('INFO', note);
     for (const warning of result.warnings) output.log('WARN', warning);
     problems = result.failures;
   } catch (error) {

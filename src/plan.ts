@@ -7,7 +7,7 @@ import { isCursorType, typeName } from './column-types.ts';
 import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
 import type { Column, Relation } from './postgres/relations.ts';
-import { CDC_COLUMNS } from './record.ts';
+import { CDC_COLUMNS, CHUNK_COLUMN } from './record.ts';
 import { schemaChanges } from './schema-changes.ts';
 import {
   changeRelation,
@@ -40,6 +40,8 @@ export type SyncStream = {
   readonly rowFilter: string | null;
   /** Which of CDC_COLUMNS the records hold. */
   readonly cdcColumns: readonly string[];
+  /** Whether the records hold CHUNK_COLUMN. */
+  readonly namesChunk: boolean;
   /** What identifies a row; empty for a table without a key, whose rows are their own identity. */
   readonly identity: readonly string[];
   /**
@@ -145,6 +147,8 @@ function planStream(
     ),
     rowFilter: null,
     cdcColumns: mode === 'cdc' ? CDC_COLUMNS.filter((column) => selected.has(column)) : [],
+    namesChunk:
+      config.timescaledb.recordMetadata && ownHypertable !== null && selected.has(CHUNK_COLUMN),
     identity: keyColumns(relation, config),
     doubtfulDeletes: doubtfulDeletes(hypertable, source),
   };

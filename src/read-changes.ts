@@ -45,12 +45,14 @@ import { hypertableOf, type SourceModel } from './source-model.ts';
 import { type InputState, type SharedState, streamKey } from './state.ts';
 import type { Statuses } from './statuses.ts';
 import type { ChunkNaming } from './timescaledb/chunk-router.ts';
+import { ChunkWatcher, type WatchOptions } from './timescaledb/watcher.ts';
 
 /** What a sync has before its streams are looked at. */
 export type Base = Omit<LoadContext, 'ledger' | 'book' | 'exactXmin'> & {
   readonly main: Client;
   /** The state is the platform's, not one that this sync has written. */
   readonly handedIn: boolean;
+  readonly watching: WatchOptions;
 };
 
 export async function syncWithWal(
@@ -63,7 +65,8 @@ export async function syncWithWal(
 ): Promise<void> {
   const { config, main, source, output, clock } = base;
   const changing = await makeReady(base, cdc, planned, state.shared === null);
-  const book = new ChunkBook(main, config, cdc, source.timescale, changing, output);
+  const watch = watcher(base, changing);
+  const book = new ChunkBook(main, config, cdc, source.timescale, changing, output, watch);
   const publications = await publicationsInUse(main, cdc);
   const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
   const unseen = await publishedUnseen(base, cdc, state.shared);
@@ -100,7 +103,7 @@ export async function syncWithWal(
   const heartbeat = await Heartbeat.start(main, config, cdc, output);
   try {
     for (const stream of changing) statuses.started(stream);
-    await followChanges({ ...context, cdc, routing, streams: changing });
+    await followChanges({ ...context, cdc, routing, watch, streams: changing });
     for (const stream of plan.streams) {
       if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
     }
@@ -162,6 +165,35 @@ async function columnsNow(
   for (const sentence of changes) output.log('WARN', sentence);
   return now;
 }
+/** Of the sessions that the user allows, those that read go first. */
+function watcher(base: Base, changing: readonly SyncStream[]): ChunkWatcher {
+  const { config, source, output, watching } = base;
+  const { maxConcurrentChunks, chunkDiscoveryIntervalMinutes, ...timescaledb } = config.timescaledb;
+  const room = (config.maxDbConnections ?? Infinity) > CDC_SESSIONS + maxConcurrentChunks;
+  return new ChunkWatcher(
+    {
+      catalog: source.timescale,
+      followed: changing.flatMap(({ hypertable }) => hypertable ?? []),
+      objects: [...source.hypertables.values()].map(
+        ({ id, schema, name, continuousAggregate: aggregate }) =>
+          aggregate === null
+            ? { kind: 'hypertable', id, name: `${schema}.${name}` }
+            : { kind: 'continuous aggregate', id, name: `${aggregate.schema}.${aggregate.name}` },
+      ),
+      connect: room ? () => connect(config, 'chunk watcher') : null,
+      intervalMs: chunkDiscoveryIntervalMinutes * 60_000,
+      caching: timescaledb.chunkCaching,
+      maxAgeMs: timescaledb.chunkCacheTtlMinutes * 60_000,
+      log: (level, message) => {
+        output.log(level, message);
+      },
+    },
+    watching,
+  );
+}
+
+/** One for the system catalog, one for the changes. */
+const CDC_SESSIONS = 2;
 
 /** What the WAL will not show, and nothing here can tell afterwards: said in each sync, not only where somebody runs check. */
 async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): Promise<void> {

@@ -6,7 +6,7 @@ import type { Client } from 'pg';
 import { adoptState } from './adopt-state.ts';
 import type { Output } from './airbyte/output.ts';
 import type { ConfiguredStream } from './airbyte/protocol.ts';
-import { type Config, unsupportedSettings } from './config.ts';
+import { type Config, settingWarnings } from './config.ts';
 import { ConnectorError } from './errors.ts';
 import { Ledger } from './ledger.ts';
 import { ReaderPool } from './load.ts';
@@ -19,6 +19,7 @@ import { withRetries } from './retries.ts';
 import { loadSource, type SourceModel } from './source-model.ts';
 import { type InputState, parseState } from './state.ts';
 import { Statuses } from './statuses.ts';
+import { ALL_SOURCES, type WatchOptions } from './timescaledb/watcher.ts';
 
 export type ReadInput = {
   readonly config: Config;
@@ -35,6 +36,7 @@ type Run = {
   readonly output: Output;
   readonly statuses: Statuses;
   readonly clock: RecordClock;
+  readonly watching: WatchOptions;
   attempts: number;
   connected: boolean;
 };
@@ -42,11 +44,16 @@ type Run = {
 /**
  * Reads every stream of the catalog. What passes by itself (a broken connection, a restart) is tried again, from the last
  * STATE on, as the next sync would.
+ * @param watching which sources tell of new chunks: all, but in tests.
  * @throws ConnectorError after the streams that could be read were read; those that were not have the status INCOMPLETE.
  */
-export async function read(input: ReadInput, output: Output): Promise<void> {
+export async function read(
+  input: ReadInput,
+  output: Output,
+  watching: WatchOptions = ALL_SOURCES,
+): Promise<void> {
   const { config, state } = input;
-  refuseUnsupported(config, output);
+  for (const { sentence } of settingWarnings(config)) output.log('WARN', sentence);
   const catalog = parseCatalog(input.catalog);
   const statuses = new Statuses(output);
   const clock = new RecordClock(0);
@@ -57,6 +64,7 @@ export async function read(input: ReadInput, output: Output): Promise<void> {
     output,
     statuses,
     clock,
+    watching,
     attempts: 0,
     connected: false,
   };
@@ -120,19 +128,6 @@ function withEmitted(given: InputState, emitted: InputState): InputState {
   };
 }
 
-/** Settings that this version does not have must not be passed over in silence. */
-function refuseUnsupported(config: Config, output: Output): void {
-  const settings = unsupportedSettings(config);
-  for (const { sentence, severity } of settings) {
-    if (severity === 'warning') output.log('WARN', sentence);
-  }
-  const errors = settings.filter(({ severity }) => severity === 'error');
-  if (errors.length === 0) return;
-  throw new ConnectorError(errors.map(({ sentence }) => sentence).join(' '), {
-    kind: 'config_error',
-  });
-}
-
 /** The other streams have been read by now. */
 function refuseMissing(plan: SyncPlan, output: Output): void {
   const [first] = plan.missing;
@@ -168,7 +163,8 @@ async function sync(
   const readers = new ReaderPool(() => connect(config, 'rows'));
   try {
     const changing = plan.streams.filter((stream) => stream.mode === 'cdc');
-    const base = { config, main, source, output, readers, clock, handedIn };
+    const { watching } = run;
+    const base = { config, main, source, output, readers, clock, handedIn, watching };
     if (cdc !== null && changing.length > 0) {
       await syncWithWal(base, cdc, plan, changing, state, statuses);
     } else {

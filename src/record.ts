@@ -74,6 +74,9 @@ export class RecordClock {
 type Cell =
   { readonly src: Buffer; readonly start: number; readonly end: number } | 'null' | 'unavailable';
 
+/** Of hypertables, if asked for: the chunk that a row lies in. */
+export const CHUNK_COLUMN = '_ab_timescaledb_chunk';
+
 export class RecordEncoder {
   readonly #prefix: string;
   readonly #columns: readonly (RecordColumn | null)[];
@@ -83,6 +86,10 @@ export class RecordEncoder {
   /** Whether any column of the row's own is emitted: then the CDC columns begin with a comma. */
   readonly #hasColumns: boolean;
   readonly #clock: RecordClock;
+  /** The chunk's name as a member of the data, with its comma; often none. */
+  readonly #chunk: string;
+  /** What ends most lines. */
+  readonly #tail: Piece;
   /** Bytes of a line without its values. */
   readonly #fixedBytes: number;
   #changes: FieldChange[] = [];
@@ -96,12 +103,14 @@ export class RecordEncoder {
   /**
    * @param columns in the order in which the rows' values come; null for one that is not emitted.
    * @param cdcColumns which of CDC_COLUMNS the stream selects; empty without CDC.
+   * @param chunk for CHUNK_COLUMN: where all rows lie that this one encodes; null without that column.
    */
   constructor(
     stream: { readonly name: string; readonly namespace: string },
     columns: readonly (RecordColumn | null)[],
     cdcColumns: readonly string[],
     clock: RecordClock,
+    chunk: string | null = null,
   ) {
     this.#prefix = `{"type":"RECORD","record":{"namespace":${jsonText(stream.namespace)},"stream":${jsonText(stream.name)},"emitted_at":`;
     this.#columns = columns;
@@ -112,8 +121,12 @@ export class RecordEncoder {
     );
     this.#cdcColumns = CDC_COLUMNS.filter((name) => cdcColumns.includes(name));
     this.#clock = clock;
+    const comma = this.#hasColumns || this.#cdcColumns.length > 0 ? ',' : '';
+    this.#chunk = chunk === null ? '' : `${comma}${jsonText(CHUNK_COLUMN)}:${jsonText(chunk)}`;
+    this.#tail = new Piece(`${this.#chunk}}}}\n`);
     this.#fixedBytes =
       Buffer.byteLength(this.#prefix) +
+      this.#tail.length +
       512 +
       this.#keys.reduce((sum, key) => sum + key.length + 70, 0);
   }
@@ -231,8 +244,8 @@ export class RecordEncoder {
 
   #end(out: LineBuffer, stamp: ChangeStamp | null): void {
     if (stamp !== null) this.#putStamp(out, stamp);
-    if (this.#changes.length === 0) out.appendPiece(END);
-    else out.appendText(`},"meta":${jsonText({ changes: this.#changes })}}}\n`);
+    if (this.#changes.length === 0) out.appendPiece(this.#tail);
+    else out.appendText(`${this.#chunk}},"meta":${jsonText({ changes: this.#changes })}}}\n`);
   }
 
   #putStamp(out: LineBuffer, stamp: ChangeStamp): void {
@@ -328,7 +341,6 @@ function fetchedCell(fetched: ReadonlyMap<number, Buffer | null>, index: number)
 }
 
 const NOTHING: ReadonlyMap<number, Buffer | null> = new Map();
-const END = new Piece('}}}\n');
 const NULL = new Piece('null');
 
 /** JSON of names, safe for readers that break lines at U+0085, U+2028 and U+2029. */

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { parseConfig, unsupportedSettings } from '../src/config.ts';
+import { parseConfig, settingWarnings } from '../src/config.ts';
 import { ConnectorError } from '../src/errors.ts';
 import { DEFAULT_PARAMS, parseParams } from '../src/postgres/connection-params.ts';
 import { noneFits, OtherServer, parseHosts } from '../src/postgres/hosts.ts';
@@ -67,10 +67,9 @@ describe('parameters', () => {
       },
       spec,
     );
-    expect(unsupportedSettings(config)).toEqual([
+    expect(settingWarnings(config)).toEqual([
       {
         property: 'jdbc_url_params',
-        severity: 'warning',
         sentence: 'Of `jdbc_url_params` these have no effect: sslmode, socketFactory.',
       },
     ]);

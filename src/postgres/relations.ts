@@ -52,6 +52,8 @@ export type Leaf = {
   readonly name: string;
   readonly kind: 'table' | 'foreign table';
   readonly heap: boolean;
+  /** Whether this role may read it: a grant on the parent is not one on its partitions. */
+  readonly selectable: boolean;
 };
 
 type RelationRow = {
@@ -79,6 +81,7 @@ type LeafRow = {
   readonly name: string;
   readonly kind: string;
   readonly heap: boolean;
+  readonly selectable: boolean;
 };
 
 /** https://www.postgresql.org/docs/current/catalog-pg-class.html */
@@ -234,7 +237,8 @@ WITH RECURSIVE partition (root, oid) AS (
 )
 SELECT c.oid::bigint AS oid, p.root::bigint AS root, n.nspname AS schema, c.relname AS name, c.relkind AS kind,
        CASE WHEN c.relkind = 'r' AND am.amname = 'heap'
-            THEN has_column_privilege(c.oid, 'ctid', 'SELECT') ELSE false END AS heap
+            THEN has_column_privilege(c.oid, 'ctid', 'SELECT') ELSE false END AS heap,
+       has_any_column_privilege(c.oid, 'SELECT') AS selectable
 FROM partition p
 JOIN pg_class c ON c.oid = p.oid AND c.relkind IN ('r', 'f') AND c.relispartition
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -254,6 +258,7 @@ export async function listLeaves(
     name: row.name,
     kind: row.kind === 'f' ? 'foreign table' : 'table',
     heap: row.heap,
+    selectable: row.selectable,
   }));
 }
 

@@ -2,7 +2,7 @@
  * The chunks of hypertables: where their rows lie, what range they cover, whether a publication has them. Chunks are
  * named by OID and catalog id; names follow no rule (custom prefixes, attached tables, renames).
  */
-import type { ClientBase } from 'pg';
+import { type ClientBase, escapeIdentifier } from 'pg';
 import { CHUNK_SIZE_SQL, chunkRelationsSql, type TimescaleCatalog } from './hypertables.ts';
 
 export type Chunk = {
@@ -13,6 +13,8 @@ export type Chunk = {
   readonly name: string;
   /** Tiered to object storage: a foreign table, which no publication takes. */
   readonly foreign: boolean;
+  /** Whether this role may read it: a grant on the hypertable is passed on to its chunks, but can be taken back. */
+  readonly selectable: boolean;
   /** Bits: 1 compressed, 2 unordered, 4 frozen, 8 partial (rows in the heap as well). */
   readonly status: number;
   /**
@@ -27,6 +29,13 @@ export type Chunk = {
   readonly bytes: number;
 };
 
+/** The name of a chunk as SQL would write it, with its schema: quoted only where it must be. */
+export function chunkName({ schema, name }: Pick<Chunk, 'schema' | 'name'>): string {
+  return [schema, name]
+    .map((part) => (/^[a-z_][a-z0-9_]*$/.test(part) ? part : escapeIdentifier(part)))
+    .join('.');
+}
+
 type ChunkRow = {
   readonly id: number;
   readonly oid: string;
@@ -34,6 +43,7 @@ type ChunkRow = {
   readonly schema: string;
   readonly name: string;
   readonly foreign: boolean;
+  readonly selectable: boolean;
   readonly status: number;
   readonly range_start: string | null;
   readonly range_end: string | null;
@@ -63,7 +73,7 @@ WITH first_dimension AS (
   ${slices}
 )
 SELECT ch.id, r.oid::bigint AS oid, ch.hypertable_id, n.nspname AS schema, r.relname AS name,
-       r.relkind = 'f' AS foreign, ch.status, slice.range_start, slice.range_end, ${CHUNK_SIZE_SQL}
+       r.relkind = 'f' AS foreign, has_any_column_privilege(r.oid, 'SELECT') AS selectable, ch.status, slice.range_start, slice.range_end, ${CHUNK_SIZE_SQL}
 FROM ${chunkRelationsSql(catalog)}
 LEFT JOIN slice ON slice.chunk_id = ch.id
 LEFT JOIN _timescaledb_catalog.compression_chunk_size z ON z.chunk_id = ch.id
@@ -85,6 +95,7 @@ export async function listChunks(
     schema: row.schema,
     name: row.name,
     foreign: row.foreign,
+    selectable: row.selectable,
     status: row.status,
     rangeStart: row.range_start === null ? OPEN_START : BigInt(row.range_start),
     rangeEnd: row.range_end === null ? OPEN_END : BigInt(row.range_end),
