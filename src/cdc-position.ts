@@ -4,11 +4,10 @@
  */
 import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
-import type { CdcConfig } from './cdc-setup.ts';
+import type { CdcConfig, CdcRun } from './cdc-setup.ts';
 import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';
-import { publicationStatus } from './postgres/publication.ts';
 import {
   confirmSlot,
   createSlot,
@@ -39,7 +38,7 @@ export type StartPosition = {
 export async function startPosition(
   client: Client,
   config: Config,
-  cdc: CdcConfig,
+  cdc: CdcRun,
   shared: SharedState | null,
   handedIn: boolean,
   output: Output,
@@ -47,7 +46,7 @@ export async function startPosition(
   const identity = await serverIdentity(client);
   await awaitFreeSlot(client, cdc.slot);
   const status = await slotStatus(client, cdc.slot);
-  const publicationOid = (await publicationStatus(client, cdc.publication))?.oid ?? null;
+  const publicationOid = cdc.main.oid;
   if (shared !== null) {
     const database = await currentDatabase(client);
     const now = await targetLsn(client);

@@ -22,6 +22,14 @@ import { sessionText } from './slot-care.ts';
 
 export type CdcConfig = Extract<Config['replication'], { method: 'CDC' }>;
 
+/** With the publications of a sync, as they were when it began: looking at them again would be most of an idle sync's queries. */
+export type CdcRun = CdcConfig & {
+  readonly main: PublicationStatus;
+  readonly inserts: PublicationStatus | null;
+  /** What pgoutput is told: the second one exists only where some table has no identity. */
+  readonly publications: readonly string[];
+};
+
 /** Whether a row of the relation can be told from others in the WAL: without it neither updates nor deletes may be published. */
 export function hasIdentity(relation: Relation): boolean {
   switch (relation.replicaIdentity) {
@@ -111,25 +119,35 @@ export async function refuseStandby(client: Client): Promise<void> {
  * Makes sure that the publication exists, before the slot: decoding WAL that is older than a publication it names fails.
  * For that reason the second one, for tables without an identity, is made at the same time although it may stay empty.
  * @param fresh no state came in, so that whatever slot there is will begin after this.
+ * @returns what the sync goes by from here on.
  */
 export async function ensurePublication(
   client: Client,
   config: Config,
   cdc: CdcConfig,
   fresh: boolean,
-): Promise<void> {
-  const inserts = insertsPublication(cdc.publication);
-  if (fresh && config.managePublication && (await publicationStatus(client, inserts)) === null) {
-    await client.query(createPublicationSql(inserts, 'inserts')).catch((error: unknown) => {
+): Promise<CdcRun> {
+  const second = insertsPublication(cdc.publication);
+  let inserts = await publicationStatus(client, second);
+  if (fresh && config.managePublication && inserts === null) {
+    await client.query(createPublicationSql(second, 'inserts')).catch((error: unknown) => {
       // Without the privilege tables without an identity cannot be published: said where one is asked for.
       if (errorCode(error) !== '42501') throw error;
     });
+    inserts = await publicationStatus(client, second);
   }
-  const status = await publicationStatus(client, cdc.publication);
-  if (status !== null) {
-    refuseSubset(cdc, status);
-    return;
+  let main = await publicationStatus(client, cdc.publication);
+  if (main === null) {
+    await makePublication(client, config, cdc);
+    main = await publicationStatus(client, cdc.publication);
   }
+  if (main === null) throw new Error('a publication is gone that was made a moment ago');
+  refuseSubset(cdc, main);
+  const publications = inserts === null ? [cdc.publication] : [cdc.publication, second];
+  return { ...cdc, main, inserts, publications };
+}
+
+async function makePublication(client: Client, config: Config, cdc: CdcConfig): Promise<void> {
   const sql = createPublicationSql(cdc.publication, 'all changes');
   if (!config.managePublication) {
     throw new ConnectorError(`The publication ${cdc.publication} does not exist.`, {
@@ -184,14 +202,14 @@ type PublishableTable = TableName & { readonly identity: boolean };
 export async function publish(
   client: Client,
   config: Config,
-  cdc: CdcConfig,
+  cdc: CdcRun,
   tables: readonly PublishableTable[],
   output: Output,
 ): Promise<PublishResult> {
   if (tables.length === 0) return { added: [], refused: [] };
   if (!config.managePublication) return { added: [], refused: tables };
   const { publication } = cdc;
-  if ((await publicationStatus(client, publication))?.ours !== true) {
+  if (!cdc.main.ours) {
     output.log(
       'WARN',
       `The role does not own the publication ${publication}: it adds nothing to it.`,
@@ -203,9 +221,8 @@ export async function publish(
   const refused = [...(await addTables(client, publication, withIdentity))];
   if (without.length > 0) {
     const inserts = insertsPublication(publication);
-    const status = await publicationStatus(client, inserts);
-    if (status === null) throw tooLate(inserts, without);
-    refused.push(...(status.ours ? await addTables(client, inserts, without) : without));
+    if (cdc.inserts === null) throw tooLate(inserts, without);
+    refused.push(...(cdc.inserts.ours ? await addTables(client, inserts, without) : without));
   }
   if (refused.length > 0) {
     output.log('WARN', `The role does not own ${refused.length} tables: it cannot publish them.`);
@@ -252,11 +269,10 @@ export function unpublished(cdc: CdcConfig, tables: readonly PublishableTable[])
  */
 export async function refuseBareStreams(
   client: Client,
-  cdc: CdcConfig,
+  cdc: CdcRun,
   streams: readonly SyncStream[],
 ): Promise<void> {
-  const status = await publicationStatus(client, cdc.publication);
-  if (status === null || !(status.update || status.delete)) return;
+  if (!(cdc.main.update || cdc.main.delete)) return;
   const bare = await publishedWithoutIdentity(client, [cdc.publication]);
   const oids = new Set(bare.flatMap(({ oid, parent }) => [oid, parent]));
   const stream = streams.find((it) => !hasIdentity(it.relation) && oids.has(it.relation.oid));
@@ -283,17 +299,6 @@ async function identityAdvice(client: Client, relation: Relation): Promise<strin
 
 function fullIdentitySql({ schema, name }: Pick<TableName, 'schema' | 'name'>): string {
   return `ALTER TABLE ${escapeIdentifier(schema)}.${escapeIdentifier(name)} REPLICA IDENTITY FULL`;
-}
-
-/** The publications that a sync hands to pgoutput: the second exists only where some table has no identity. */
-export async function publicationsInUse(
-  client: Client,
-  cdc: CdcConfig,
-): Promise<readonly string[]> {
-  const inserts = insertsPublication(cdc.publication);
-  return (await publicationStatus(client, inserts)) === null
-    ? [cdc.publication]
-    : [cdc.publication, inserts];
 }
 
 /** A stream's own relation, as a member of the publication. */

@@ -5,13 +5,7 @@
 import type { Client } from 'pg';
 import { ChangeApplier } from './cdc.ts';
 import type { ChangeRouting } from './cdc-routing.ts';
-import {
-  type CdcConfig,
-  publicationsInUse,
-  publish,
-  publishedTable,
-  unpublished,
-} from './cdc-setup.ts';
+import { type CdcRun, publish, publishedTable, unpublished } from './cdc-setup.ts';
 import type { ChunkBook } from './chunk-book.ts';
 import { ConnectorError, errorCode } from './errors.ts';
 import {
@@ -53,7 +47,7 @@ const LAST_LOOKS = 20;
 
 export type CdcContext = LoadContext & {
   readonly main: Client;
-  readonly cdc: CdcConfig;
+  readonly cdc: CdcRun;
   readonly book: ChunkBook;
   readonly routing: ChangeRouting;
   readonly changes: ChangeReader;
@@ -300,7 +294,7 @@ export async function coverStreams(
   const needed = refused.filter((table) => !hypertables.has(table.oid));
   if (needed.length > 0) throw unpublished(cdc, needed);
   const all = [...added, ...(await book.publishMissing())];
-  const recent = await recentlyPublished(main, await publicationsInUse(main, cdc));
+  const recent = await recentlyPublished(main, cdc.publications);
   const tables = streams.map(({ relation }) => relation).filter(({ oid }) => recent.has(oid));
   await awaitWritersOf(main, [...all, ...tables]);
   return all;

@@ -4,7 +4,7 @@
  */
 import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
-import { type CdcConfig, hasIdentity, publish, publicationsInUse } from './cdc-setup.ts';
+import { type CdcRun, hasIdentity, publish } from './cdc-setup.ts';
 import type { Config } from './config.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
@@ -44,7 +44,7 @@ export class ChunkBook {
   drainFirst = false;
   readonly #client: Client;
   readonly #config: Config;
-  readonly #cdc: CdcConfig;
+  readonly #cdc: CdcRun;
   readonly #catalog: TimescaleCatalog | null;
   readonly #output: Output;
   readonly #watch: ChunkWatcher;
@@ -66,7 +66,7 @@ export class ChunkBook {
   constructor(
     client: Client,
     config: Config,
-    cdc: CdcConfig,
+    cdc: CdcRun,
     catalog: TimescaleCatalog | null,
     streams: readonly SyncStream[],
     output: Output,
@@ -175,8 +175,7 @@ export class ChunkBook {
     const awaited = new Set(added.map(({ oid }) => oid));
     const late = new Set([...added, ...unseen].map(({ oid }) => oid));
     const publications = await this.#publications(this.#chunks);
-    const inUse = await publicationsInUse(this.#client, this.#cdc);
-    const recent = await recentlyPublished(this.#client, inUse);
+    const recent = await recentlyPublished(this.#client, this.#cdc.publications);
     this.#unpublished = new Set(
       this.#chunks
         .filter(({ oid, foreign }) => !foreign && publications.get(oid)?.published !== true)
@@ -307,7 +306,7 @@ export class ChunkBook {
     return chunkPublications(
       this.#client,
       chunks.map(({ oid }) => oid),
-      await publicationsInUse(this.#client, this.#cdc),
+      this.#cdc.publications,
     );
   }
 }

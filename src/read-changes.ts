@@ -4,9 +4,9 @@ import { startPosition } from './cdc-position.ts';
 import { ChangeRouting } from './cdc-routing.ts';
 import {
   type CdcConfig,
+  type CdcRun,
   claimSlot,
   ensurePublication,
-  publicationsInUse,
   refuseBareStreams,
   refuseStandby,
   settingNotes,
@@ -29,12 +29,7 @@ import type { LoadContext } from './load.ts';
 import { label, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
-import {
-  alteredSince,
-  publicationStatus,
-  publishedSince,
-  type TableName,
-} from './postgres/publication.ts';
+import { alteredSince, publishedSince, type TableName } from './postgres/publication.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import { replayed, startTable } from './progress.ts';
 import { publicationLimits, withinLimits } from './publication-limits.ts';
@@ -57,18 +52,18 @@ export type Base = Omit<LoadContext, 'ledger' | 'book' | 'exactXmin'> & {
 
 export async function syncWithWal(
   base: Base,
-  cdc: CdcConfig,
+  settings: CdcConfig,
   plan: SyncPlan,
   planned: readonly SyncStream[],
   state: InputState,
   statuses: Statuses,
 ): Promise<void> {
   const { config, main, source, output, clock } = base;
-  const changing = await makeReady(base, cdc, planned, state.shared === null);
+  const { cdc, changing } = await makeReady(base, settings, planned, state.shared === null);
   const watch = watcher(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output, watch);
-  const publications = await publicationsInUse(main, cdc);
-  const added = await coverStreams({ main, config, cdc, book, output }, changing, publications);
+  const covering = { main, config, cdc, book, output };
+  const added = await coverStreams(covering, changing, cdc.publications);
   const unseen = await publishedUnseen(base, cdc, state.shared);
   const seen = await visibilityNow(main);
   const columns = await columnsNow(base, changing, state.shared);
@@ -96,7 +91,7 @@ export async function syncWithWal(
     clock,
     changing,
     namings(source, state),
-    (await publicationStatus(main, cdc.publication))?.allTables === true,
+    cdc.main.allTables,
     source.types,
     warnings(output),
   );
@@ -120,20 +115,20 @@ export async function syncWithWal(
 /** @returns the streams as the publications show them. */
 async function makeReady(
   base: Base,
-  cdc: CdcConfig,
+  settings: CdcConfig,
   planned: readonly SyncStream[],
   fresh: boolean,
-): Promise<readonly SyncStream[]> {
+): Promise<{ readonly cdc: CdcRun; readonly changing: readonly SyncStream[] }> {
   const { config, main, output } = base;
-  settingNotes(cdc).forEach(warnings(output));
+  settingNotes(settings).forEach(warnings(output));
   await refuseStandby(main);
-  await claimSlot(main, cdc.slot);
-  await logSlot(main, cdc.slot, 'At the start', output);
-  await ensurePublication(main, config, cdc, fresh);
+  await claimSlot(main, settings.slot);
+  await logSlot(main, settings.slot, 'At the start', output);
+  const cdc = await ensurePublication(main, config, settings, fresh);
   await refuseBareStreams(main, cdc, planned);
   await warnOfUnseenWrites(base, planned);
-  const limits = await publicationLimits(main, await publicationsInUse(main, cdc));
-  return withinLimits(planned, limits, warnings(output));
+  const limits = await publicationLimits(main, cdc.publications);
+  return { cdc, changing: withinLimits(planned, limits, warnings(output)) };
 }
 
 function warnings(output: Output): (sentence: string) => void {
@@ -144,9 +139,9 @@ function warnings(output: Output): (sentence: string) => void {
 
 /** With a copy of the slot, as long as that takes. */
 async function followChanges(context: Omit<CdcContext, 'changes'>): Promise<void> {
-  const { config, main, cdc } = context;
-  const names = await publicationsInUse(main, cdc);
-  const changes = await ChangeReader.open(await connect(config, 'changes'), cdc.slot, names);
+  const { config, cdc } = context;
+  const session = await connect(config, 'changes');
+  const changes = await ChangeReader.open(session, cdc.slot, cdc.publications);
   try {
     await syncChanges({ ...context, changes });
   } finally {
@@ -211,12 +206,12 @@ async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): 
 /** What was added to the publications since the state, by whomever: a killed sync of ours, or somebody by hand. */
 async function publishedUnseen(
   { main, output }: Base,
-  cdc: CdcConfig,
+  cdc: CdcRun,
   shared: SharedState | null,
 ): Promise<readonly TableName[]> {
   if (shared?.publicationsSeen == null) return [];
   const then = parseVisibility(shared.publicationsSeen);
-  const names = await publicationsInUse(main, cdc);
+  const names = cdc.publications;
   for (const name of await alteredSince(main, names, then)) {
     output.log(
       'WARN',
