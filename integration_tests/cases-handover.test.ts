@@ -16,7 +16,8 @@ import {
   stopWhen,
 } from './scenario.ts';
 
-const ONE_BY_ONE = { timescaledb_max_concurrent_chunks: 1 };
+/** No session is left for a look at new chunks in between, which would take its turn when the machine is slow. */
+const ONE_BY_ONE = { timescaledb_max_concurrent_chunks: 1, max_db_connections: 3 };
 const VERIFY = { publication_management: 'verify only' };
 const DAYS = 6;
 /** More than the pipe and its reader hold: a stopped process is still in the midst of a chunk. */

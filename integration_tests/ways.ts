@@ -2,8 +2,11 @@
 import type { Database } from './database.ts';
 import { DAY_ZERO } from './scenario.ts';
 
-/** One chunk at a time, so that a test knows which one is next. */
-export const ONE_BY_ONE = { timescaledb_max_concurrent_chunks: 1 };
+/**
+ * One chunk at a time, so that a test knows which one is next. No session is left for a look at new chunks in between,
+ * which would take its turn when the machine is slow.
+ */
+export const ONE_BY_ONE = { timescaledb_max_concurrent_chunks: 1, max_db_connections: 3 };
 
 /** As SQL: the beginning of a day. */
 export function day(n: number): string {

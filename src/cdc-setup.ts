@@ -142,7 +142,6 @@ export async function ensurePublication(
     main = await publicationStatus(client, cdc.publication);
   }
   if (main === null) throw new Error('a publication is gone that was made a moment ago');
-  refuseSubset(cdc, main);
   const publications = inserts === null ? [cdc.publication] : [cdc.publication, second];
   return { ...cdc, main, inserts, publications };
 }
@@ -158,9 +157,16 @@ async function makePublication(client: Client, config: Config, cdc: CdcConfig): 
   await manage(client, sql);
 }
 
-/** A publication that leaves out kinds of changes shows tables as they never were. */
-function refuseSubset({ publication }: CdcConfig, status: PublicationStatus): void {
-  const lacking = (['insert', 'update', 'delete'] as const).filter((kind) => !status[kind]);
+/**
+ * A publication that leaves out kinds of changes shows tables as they never were. Updates and deletes may be left out where
+ * no stream has a replica identity: the server refuses such statements on published tables anyway.
+ * @throws ConnectorError (config) naming the kinds.
+ */
+export function refuseSubset(cdc: CdcRun, streams: readonly SyncStream[]): void {
+  const { publication, main } = cdc;
+  const told = streams.some(({ relation }) => hasIdentity(relation));
+  const kinds = told ? (['insert', 'update', 'delete'] as const) : (['insert'] as const);
+  const lacking = kinds.filter((kind) => !main[kind]);
   if (lacking.length === 0) return;
   throw new ConnectorError(
     `The publication ${publication} does not publish ${lacking.map((kind) => `${kind}s`).join(' and ')}: they would be lost.`,

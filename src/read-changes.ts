@@ -9,6 +9,7 @@ import {
   ensurePublication,
   refuseBareStreams,
   refuseStandby,
+  refuseSubset,
   settingNotes,
 } from './cdc-setup.ts';
 import {
@@ -125,6 +126,7 @@ async function makeReady(
   await claimSlot(main, settings.slot);
   await logSlot(main, settings.slot, 'At the start', output);
   const cdc = await ensurePublication(main, config, settings, fresh);
+  refuseSubset(cdc, planned);
   await refuseBareStreams(main, cdc, planned);
   await warnOfUnseenWrites(base, planned);
   const limits = await publicationLimits(main, cdc.publications);
