@@ -76,7 +76,7 @@ describe.each(METHODS)('%s', (_, overrides) => {
     await using it = await connection();
     await it.first(overrides);
     await it.db.query(`
-      CREATE VIEW flags AS SELECT id > 1 AS flag FROM devices`);
+      CREATE VIEW flags AS SELECT to_json(id > 1) AS flag FROM devices`);
     const config = it.db.config(overrides);
     const found = (await run('discover', { config })).succeeded().catalog();
     const stream = found.streams.find(({ name }) => name === 'flags');
