@@ -55,7 +55,10 @@ function willCreate(config: Config, server: ServerFacts): boolean {
 export function publishesChanges(source: SourceModel, facts: PublicationFacts): readonly Finding[] {
   const { status } = facts;
   if (status === null) return [];
-  const lacking = (['insert', 'update', 'delete'] as const).filter((kind) => !status[kind]);
+  // As a read has it: without an identity the server refuses updates and deletes of published tables anyway.
+  const told = facts.streams.some(({ identity }) => identity);
+  const kinds = told ? (['insert', 'update', 'delete'] as const) : (['insert'] as const);
+  const lacking = kinds.filter((kind) => !status[kind]);
   if (lacking.length === 0) return [];
   const bare = facts.bare.filter(({ publication }) => publication === facts.name);
   const first =

@@ -171,18 +171,18 @@ const BASE_MB = 80;
 /** For a reader in the middle of a row of 20 MB, and for the buffers of the rows before it that are not collected yet. */
 const READER_MB = 48;
 
-/**
- * As many as configured, within the limit of connections (the system catalog takes one, the changes another, a heartbeat
- * statement a third one) and of memory.
- */
+/** Sessions of a CDC sync beside those that read rows: for the system catalog, the changes, a heartbeat statement. */
+export function cdcSessions({ replication }: Pick<Config, 'replication'>): number {
+  return replication.method === 'CDC' && replication.heartbeatActionQuery !== '' ? 3 : 2;
+}
+
+/** As many as configured, within the limit of connections and of memory. */
 export function readersAtOnce(
   config: Pick<Config, 'timescaledb' | 'maxDbConnections' | 'replication'>,
   cdc: boolean,
 ): number {
   const { maxConcurrentChunks, maxMemoryMb } = config.timescaledb;
-  const { replication } = config;
-  const beats = replication.method === 'CDC' && replication.heartbeatActionQuery !== '';
-  const others = 1 + Number(cdc) + Number(cdc && beats);
+  const others = cdc ? cdcSessions(config) : 1;
   const sessions = (config.maxDbConnections ?? Number.POSITIVE_INFINITY) - others;
   const buffers = Math.floor((maxMemoryMb - BASE_MB) / READER_MB);
   return Math.max(1, Math.min(maxConcurrentChunks, sessions, buffers));

@@ -26,7 +26,7 @@ import { ChunkBook } from './chunk-book.ts';
 import { type ColumnMemory, compareColumns } from './remembered-columns.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { Ledger } from './ledger.ts';
-import type { LoadContext } from './load.ts';
+import { cdcSessions, type LoadContext } from './load.ts';
 import { label, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
@@ -166,7 +166,8 @@ async function columnsNow(
 function watcher(base: Base, changing: readonly SyncStream[]): ChunkWatcher {
   const { config, source, output, watching } = base;
   const { maxConcurrentChunks, chunkDiscoveryIntervalMinutes, ...timescaledb } = config.timescaledb;
-  const room = (config.maxDbConnections ?? Infinity) > CDC_SESSIONS + maxConcurrentChunks;
+  const others = cdcSessions(config);
+  const room = (config.maxDbConnections ?? Infinity) > others + maxConcurrentChunks;
   return new ChunkWatcher(
     {
       catalog: source.timescale,
@@ -188,9 +189,6 @@ function watcher(base: Base, changing: readonly SyncStream[]): ChunkWatcher {
     watching,
   );
 }
-
-/** One for the system catalog, one for the changes. */
-const CDC_SESSIONS = 2;
 
 /** What the WAL will not show, and nothing here can tell afterwards: said in each sync, not only where somebody runs check. */
 async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): Promise<void> {

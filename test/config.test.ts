@@ -249,7 +249,7 @@ describe('a wrong configuration', () => {
     expect(message).not.toContain('. ');
     for (const clause of [
       '`host` is missing',
-      '`port` must be at most 65536',
+      '`port` must be at most 65535',
       '`username` must be a text',
       '`replication_method.publication` is missing',
       '`replication_method.replication_slot` may hold only',
@@ -259,7 +259,7 @@ describe('a wrong configuration', () => {
   });
 
   it.each<[name: string, least: number, most: number | null]>([
-    ['port', 0, 65536],
+    ['port', 1, 65535],
     ['checkpoint_target_interval_seconds', 1, null],
     ['max_db_connections', 1, null],
     ['timescaledb_chunk_discovery_interval_minutes', 1, 60],
@@ -268,7 +268,7 @@ describe('a wrong configuration', () => {
     ['timescaledb_max_memory_mb', 64, 8192],
     ['replication_method.initial_waiting_seconds', 120, 2400],
     ['replication_method.initial_load_timeout_hours', 4, 24],
-    ['tunnel_method.tunnel_port', 0, 65536],
+    ['tunnel_method.tunnel_port', 1, 65535],
   ])('%s lies between %s and %s', (name, least, most) => {
     const [outer = '', inner] = name.split('.');
     const ssh = { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' };

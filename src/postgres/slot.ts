@@ -78,6 +78,9 @@ export async function createSlot(
   slot: string,
   waitSeconds: number,
 ): Promise<Lsn> {
+  const { rows } = await client.query<{ before: string }>(
+    `SELECT pg_catalog.current_setting('statement_timeout') AS before`,
+  );
   await client.query(`SET statement_timeout = ${Math.trunc(waitSeconds * 1000)}`);
   try {
     await client.query(`SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`, [
@@ -87,7 +90,10 @@ export async function createSlot(
   } catch (error) {
     throw explainCreation(error, slot, waitSeconds);
   } finally {
-    await client.query('SET statement_timeout = 0').catch(() => undefined);
+    const before = rows[0]?.before ?? '0';
+    await client
+      .query(`SELECT pg_catalog.set_config('statement_timeout', $1, false)`, [before])
+      .catch(() => undefined);
   }
 }
 
