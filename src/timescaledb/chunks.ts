@@ -55,27 +55,26 @@ type ChunkRow = {
 const OPEN_START = -(2n ** 63n);
 export const OPEN_END = 2n ** 63n - 1n;
 
-/** Slices of the hypertable's first open dimension; a chunk without one must still be listed, or its rows were lost. */
+/**
+ * Slices of the hypertable's first open dimension; a chunk without one must still be listed, or its rows were lost. Looked up
+ * chunk by chunk: without statistics of the system catalog, as after many new chunks, a join takes quadratic time.
+ */
 function chunksSql(catalog: TimescaleCatalog): string {
   const slices = catalog.sliceHasChunkId
-    ? `SELECT s.chunk_id, s.range_start, s.range_end
-  FROM first_dimension f JOIN _timescaledb_catalog.dimension_slice s ON s.dimension_id = f.id`
-    : `SELECT k.chunk_id, s.range_start, s.range_end
-  FROM first_dimension f JOIN _timescaledb_catalog.dimension_slice s ON s.dimension_id = f.id
-  JOIN _timescaledb_catalog.chunk_constraint k ON k.dimension_slice_id = s.id`;
+    ? '_timescaledb_catalog.dimension_slice s WHERE s.chunk_id = ch.id'
+    : `_timescaledb_catalog.chunk_constraint k
+  JOIN _timescaledb_catalog.dimension_slice s ON s.id = k.dimension_slice_id
+  WHERE k.chunk_id = ch.id`;
   return `
-WITH first_dimension AS (
-  SELECT min(d.id) AS id
-  FROM _timescaledb_catalog.dimension d
-  WHERE d.interval_length IS NOT NULL AND d.hypertable_id = ANY ($1::int[])
-  GROUP BY d.hypertable_id
-), slice AS (
-  ${slices}
-)
 SELECT ch.id, r.oid::bigint AS oid, ch.hypertable_id, n.nspname AS schema, r.relname AS name,
        r.relkind = 'f' AS foreign, has_any_column_privilege(r.oid, 'SELECT') AS selectable, ch.status, slice.range_start, slice.range_end, ${CHUNK_SIZE_SQL}
 FROM ${chunkRelationsSql(catalog)}
-LEFT JOIN slice ON slice.chunk_id = ch.id
+LEFT JOIN LATERAL (
+  SELECT s.range_start, s.range_end FROM ${slices}
+    AND s.dimension_id = (
+      SELECT min(d.id) FROM _timescaledb_catalog.dimension d
+       WHERE d.interval_length IS NOT NULL AND d.hypertable_id = ch.hypertable_id)
+   LIMIT 1) slice ON true
 LEFT JOIN _timescaledb_catalog.compression_chunk_size z ON z.chunk_id = ch.id
 WHERE ch.hypertable_id = ANY ($1::int[])
 ORDER BY coalesce(slice.range_start, ${OPEN_START}), ch.id`;
