@@ -7,14 +7,8 @@ import { label, type SyncStream } from './plan.ts';
 import { listLeaves } from './postgres/relations.ts';
 import { isComparable, transactionIds } from './postgres/transaction-ids.ts';
 import { completed, startTable, type TableProgress } from './progress.ts';
-import {
-  pageCount,
-  readSlice,
-  type Selection,
-  type Slice,
-  type SliceRead,
-  type SliceSource,
-} from './snapshot.ts';
+import { pageCount, type Slice, type SliceSource } from './slice-conditions.ts';
+import { readSlice, type Selection, type SliceRead } from './snapshot.ts';
 
 /** Pages of a slice at most: 128 MB. */
 const MAX_SLICE_PAGES = 16_384;

@@ -4,7 +4,7 @@
  *
  * Nothing here has to run for correctness: a sync may be killed anywhere. Handlers only make an end readable.
  */
-import { createReadStream, writeSync } from 'node:fs';
+import { createReadStream } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { isatty } from 'node:tty';
@@ -15,45 +15,16 @@ import { check } from './check.ts';
 import { type Config, loadSpec, parseConfig, readJsonFile } from './config.ts';
 import { Counters, summaryLines } from './counters.ts';
 import { discover } from './discover.ts';
-import { asConnectorError, ConnectorError, errorCode, withoutPasswords } from './errors.ts';
+import { asConnectorError, ConnectorError, withoutPasswords } from './errors.ts';
 import { MetricsFile } from './metrics.ts';
 import { connect } from './postgres/connection.ts';
 import { ProgressBar } from './progress-bar.ts';
 import { read } from './read.ts';
 import { lastState, sampleCatalog, sampleConfig } from './samples.ts';
 import { printSetup } from './setup-sql.ts';
+import { OutputClosed, STDOUT, writeOut } from './stdout.ts';
 
-/** Who reads our output has gone: nothing can be said any more, and nothing needs to be. */
-class OutputClosed extends Error {
-  override readonly name = 'OutputClosed';
-}
-
-const STDOUT = 1;
 const STDERR = 2;
-const nap = new Int32Array(new SharedArrayBuffer(4));
-const MAX_NAP_MS = 5;
-
-/**
- * Writes synchronously: a slow reader then stops everything up to the server, without a queue that could grow.
- * @throws OutputClosed when the reader has gone.
- */
-function writeOut(bytes: Uint8Array): void {
-  let at = 0;
-  let napMs = 0.05;
-  while (at < bytes.length) {
-    try {
-      at += writeSync(STDOUT, bytes, at);
-    } catch (error) {
-      const code = errorCode(error);
-      // A pipe that somebody else made non-blocking: wait until it has room. A fast reader makes some within microseconds.
-      if (code === 'EAGAIN') {
-        Atomics.wait(nap, 0, 0, napMs);
-        napMs = Math.min(MAX_NAP_MS, napMs * 2);
-      } else if (code === 'EPIPE') throw new OutputClosed('the reader of the output has gone');
-      else throw error;
-    }
-  }
-}
 
 type Options = {
   readonly config?: string;

@@ -36,7 +36,7 @@ import { replayed, startTable } from './progress.ts';
 import { publicationLimits, withinLimits } from './publication-limits.ts';
 import { readByQuery } from './read-query.ts';
 import { logSlot } from './slot-care.ts';
-import { visibilityIsExact } from './snapshot.ts';
+import { visibilityIsExact } from './slice-conditions.ts';
 import { hypertableOf, type SourceModel } from './source-model.ts';
 import { type InputState, type SharedState, streamKey } from './state.ts';
 import type { Statuses } from './statuses.ts';
