@@ -8,7 +8,7 @@ import { Destination } from './destination.ts';
 import type { Message } from './messages.ts';
 import { expectRefused } from './refusals.ts';
 import type { RunResult } from './run-result.ts';
-import { type Connection, connectTo, lsnOf, nthState, recordWhere, stopWhen } from './scenario.ts';
+import { type Connection, connectTo, lsnOf, recordWhere, stopWhen } from './scenario.ts';
 
 /** As in the connector: so many records are emitted before a commit gets a STATE. */
 const STATE_RECORDS = 50_000;
@@ -243,10 +243,13 @@ test('case B15: ended by SIGTERM in the midst of a read, and gone on with from i
   await db.query(insert(1, 90_000, 'large'));
   await connection.clear();
   const ended = await connection.attempt(
-    stopWhen(nthState(3), (child) => {
-      child.kill('SIGTERM');
-      return Promise.resolve();
-    }),
+    stopWhen(
+      ({ type }) => type === 'RECORD',
+      (child) => {
+        child.kill('SIGTERM');
+        return Promise.resolve();
+      },
+    ),
   );
   expect(ended.signal).toBe('SIGTERM');
   connection.destination.apply(ended.messages.slice(0, stateIndexes(ended.messages).at(-1)! + 1));
