@@ -2,6 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
 import { run } from './connector.ts';
@@ -14,6 +15,8 @@ import { type Standby, startOwnServer, type TimescaleServer } from './server.ts'
 let server: TimescaleServer | undefined;
 /** One for all tests: the last of them makes it a primary. */
 let standby: Standby | undefined;
+/** In a database of the standby that is there from the beginning: those of the tests come with its recovery. */
+let recovery: pg.Client | undefined;
 let reason = '';
 
 beforeAll(async () => {
@@ -21,12 +24,17 @@ beforeAll(async () => {
     server = await startOwnServer();
     standby = await server.standby?.();
     if (standby === undefined) reason = `no standby can be made of a server by ${server.how}`;
+    else {
+      recovery = new pg.Client({ connectionString: standby.url });
+      await recovery.connect();
+    }
   } catch (error) {
     reason = `a standby needs a server of its own, and none can be started: ${String(error)}`;
   }
 });
 
 afterAll(async () => {
+  await recovery?.end();
   await standby?.stop();
   await server?.stop();
 });
@@ -46,11 +54,15 @@ function onStandby(db: Database): Database {
   return new Database(standby.url, db.name);
 }
 
-async function caughtUp(db: Database, there: Database): Promise<void> {
+async function caughtUp(db: Database): Promise<void> {
   const lsn = await db.value<string>('SELECT pg_current_wal_insert_lsn()::text');
-  await until('the standby has caught up', () =>
-    there.value<boolean>(`SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, [lsn]),
-  );
+  await until('the standby has caught up', async () => {
+    const replayed = await recovery?.query<{ enough: boolean }>(
+      'SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn AS enough',
+      [lsn],
+    );
+    return replayed?.rows[0]?.enough === true;
+  });
 }
 
 test('a standby is read by queries, chunk by chunk; changes are refused with the reason', async (context) => {
@@ -58,7 +70,7 @@ test('a standby is read by queries, chunk by chunk; changes are refused with the
   await using db = await createDatabase(server?.url);
   await fill(db);
   const there = onStandby(db);
-  await caughtUp(db, there);
+  await caughtUp(db);
   const method = { replication_method: { method: 'Standard' } };
   const full = await connectTo(there, { syncMode: 'full_refresh' }, method);
   (await full.sync()).succeeded();
@@ -73,14 +85,14 @@ test('a standby is read by queries, chunk by chunk; changes are refused with the
   const writer = await db.client();
   await writer.query(`BEGIN; INSERT INTO orders VALUES (1000, 'runs meanwhile')`);
   await db.query(`INSERT INTO orders VALUES (1001, 'later'); SELECT pg_log_standby_snapshot()`);
-  await caughtUp(db, there);
+  await caughtUp(db);
   (await byXmin.sync()).succeeded();
   await writer.query('COMMIT');
   await writer.end();
   await db.query(
     `INSERT INTO metrics VALUES ('${DAY_ZERO}'::timestamptz + interval '20 days', 1, 1)`,
   );
-  await caughtUp(db, there);
+  await caughtUp(db);
   (await cursor.sync()).succeeded();
   await cursor.expectEqual('metrics');
   (await byXmin.sync()).succeeded();
@@ -114,7 +126,7 @@ describe('a standby that puts its recovery before our reads', () => {
       CREATE TABLE junk (id int);
       CREATE VIEW held AS SELECT o.id FROM orders o, (SELECT pg_advisory_lock_shared(42)) lock`);
     there = onStandby(db);
-    await caughtUp(db, there);
+    await caughtUp(db);
     for (const setting of ['hot_standby_feedback = off', 'max_standby_streaming_delay = 0'])
       await there.query(`ALTER SYSTEM SET ${setting}`);
     await there.query('SELECT pg_reload_conf()');
@@ -138,7 +150,7 @@ describe('a standby that puts its recovery before our reads', () => {
 
   test('a read that it cancels before the first row is begun again, without a new attempt of the sync', async (context) => {
     if (standby === undefined) context.skip(reason);
-    await caughtUp(db, there);
+    await caughtUp(db);
     const connection = await connectTo(
       there,
       { syncMode: 'full_refresh', streams: ['held'] },
@@ -170,7 +182,7 @@ describe('a standby that puts its recovery before our reads', () => {
 
   test('one in the midst of a slice: the sync goes on from its last STATE', async (context) => {
     if (standby === undefined) context.skip(reason);
-    await caughtUp(db, there);
+    await caughtUp(db);
     const choice = { syncMode: 'full_refresh', streams: ['orders', 'wide'] } as const;
     const connection = await connectTo(there, choice, method);
     const ofWide = (message: { type: string; record?: { stream: string } }): boolean =>
@@ -200,7 +212,7 @@ describe('a standby that puts its recovery before our reads', () => {
       await session.query(`BEGIN; LOCK TABLE ${chunk} IN ACCESS EXCLUSIVE MODE`);
       // A lock alone is not flushed to the standby.
       await db.query('INSERT INTO junk VALUES (1)');
-      await caughtUp(db, there);
+      await caughtUp(db);
       const connection = await connectTo(
         there,
         { syncMode: 'full_refresh', streams: ['metrics'] },
@@ -235,7 +247,7 @@ test('case C18: a server that took over, on another timeline and without the slo
   await db.query(`INSERT INTO orders SELECT i, 'before' FROM generate_series(101, 110) i`);
   const there = onStandby(db);
   try {
-    await caughtUp(db, there);
+    await caughtUp(db);
     await standby?.promote();
     await there.query(`INSERT INTO orders SELECT i, 'after' FROM generate_series(111, 120) i`);
     const { hostname, port } = new URL(there.url);
