@@ -56,8 +56,15 @@ export function arrayEncoder(element: Encode, depth: number, delimiter: number):
         putByte(out, COMMA);
         i++;
       } else if (byte === QUOTE) {
-        i = cells.read(src, i + 1, end);
-        encodable = putCell(out, element, cells.bytes, 0, cells.length);
+        const from = i + 1;
+        i = plainUntil(src, from, end);
+        if (src[i] === QUOTE) {
+          encodable = putCell(out, element, src, from, i);
+          i++;
+        } else {
+          i = cells.read(src, from, end);
+          encodable = putCell(out, element, cells.bytes, 0, cells.length);
+        }
       } else {
         const from = i;
         while (i < end && src[i] !== delimiter && src[i] !== CLOSE) i++;
@@ -102,6 +109,13 @@ class CellReader {
     this.bytes = grown;
     return grown;
   }
+}
+
+/** Where an element's closing quote is, or, before that, the first backslash. */
+function plainUntil(src: Buffer, start: number, end: number): number {
+  let i = start;
+  while (i < end && src[i] !== QUOTE && src[i] !== BACKSLASH) i++;
+  return i;
 }
 
 function putByte(out: LineBuffer, byte: number): void {

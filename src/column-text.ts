@@ -87,13 +87,10 @@ export const encodePlain: Encode = (out, src, start, end) => {
 /** `\x6869` -> `"\\x6869"`: only the leading backslash needs care, the rest is copied at once. */
 export const encodeBytea: Encode = (out, src, start, end) => {
   if (src[start] !== BACKSLASH || src[start + 1] !== 0x78) return encodeText(out, src, start, end);
-  const bytes = out.bytes;
-  let at = out.length;
-  bytes[at++] = QUOTE;
-  bytes[at++] = BACKSLASH;
-  at = put(bytes, at, src, start, end);
-  bytes[at++] = QUOTE;
-  out.length = at;
+  out.bytes[out.length++] = QUOTE;
+  out.bytes[out.length++] = BACKSLASH;
+  out.appendBytes(src, start, end);
+  out.bytes[out.length++] = QUOTE;
   return true;
 };
 
@@ -112,11 +109,6 @@ export const encodeBit: Encode = (out, src, start) => {
   return true;
 };
 
-/** JSON's escape of each ASCII character that needs one, as JSON.stringify writes it. */
-const ESCAPES: readonly Piece[] = Array.from(
-  { length: 0x80 },
-  (_, code) => new Piece(JSON.stringify(String.fromCharCode(code)).slice(1, -1)),
-);
 const ESCAPED_NEXT_LINE = new Piece('\\u0085');
 const ESCAPED_LINE_SEPARATOR = new Piece('\\u2028');
 const ESCAPED_PARAGRAPH_SEPARATOR = new Piece('\\u2029');
@@ -148,31 +140,10 @@ function isLineEnd(src: Buffer, i: number): boolean {
   return src[i] === 0xe2 && src[i + 1] === 0x80 && (src[i + 2] === 0xa8 || src[i + 2] === 0xa9);
 }
 
-function isContinuation(src: Buffer, i: number, end: number): boolean {
-  return i < end && (src[i]! & 0xc0) === 0x80;
-}
-
-/** Index behind the run of non-ASCII characters at `i` that may stay as they are. */
-function wellFormedUntil(src: Buffer, i: number, end: number): number {
-  while (i < end && src[i]! >= 0x80) {
-    const lead = src[i]!;
-    // Leads without special cases, short of the whole check: most scripts outside of emoji and punctuation.
-    if (lead >= 0xc3 && lead <= 0xdf && isContinuation(src, i + 1, end)) i += 2;
-    else {
-      const count = sequenceLength(src, i, end);
-      if (count < 0 || isLineEnd(src, i)) return i;
-      i += count;
-    }
-  }
-  return i;
-}
-
-/** What stands in JSON for the bytes that stopped `appendPlain`. */
-function escapeOf(src: Buffer, i: number): Piece {
-  const byte = src[i]!;
-  if (byte < 0x80) return ESCAPES[byte]!;
+/** What stands in JSON for a line end, or for bytes that are ill-formed. */
+function substitute(src: Buffer, i: number): Piece {
   if (!isLineEnd(src, i)) return REPLACEMENT;
-  if (byte === 0xc2) return ESCAPED_NEXT_LINE;
+  if (src[i] === 0xc2) return ESCAPED_NEXT_LINE;
   return src[i + 2] === 0xa8 ? ESCAPED_LINE_SEPARATOR : ESCAPED_PARAGRAPH_SEPARATOR;
 }
 
@@ -182,17 +153,13 @@ function escapeOf(src: Buffer, i: number): Piece {
  */
 export const encodeText: Encode = (out, src, start, end) => {
   out.bytes[out.length++] = QUOTE;
-  let i = out.appendPlain(src, start, end);
+  let i = out.appendEscaped(src, start, end);
   while (i < end) {
-    const behind = wellFormedUntil(src, i, end);
-    if (behind > i) {
-      out.appendBytes(src, i, behind);
-      i = behind;
-    } else {
-      out.appendPiece(escapeOf(src, i));
-      i += src[i]! < 0x80 ? 1 : Math.abs(sequenceLength(src, i, end));
-    }
-    i = out.appendPlain(src, i, end);
+    // Not ASCII: only there does it stop.
+    const count = sequenceLength(src, i, end);
+    if (count > 0 && !isLineEnd(src, i)) out.appendBytes(src, i, i + count);
+    else out.appendPiece(substitute(src, i));
+    i = out.appendEscaped(src, i + Math.abs(count), end);
   }
   out.bytes[out.length++] = QUOTE;
   return true;

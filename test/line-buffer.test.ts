@@ -33,36 +33,71 @@ describe('whole numbers', () => {
   });
 });
 
-describe('bytes that JSON can hold as they are', () => {
-  const needsCare = (byte: number): boolean =>
-    byte < 0x20 || byte >= 0x80 || byte === 0x22 || byte === 0x5c;
+describe('the inside of a JSON string', () => {
+  const character = fc.oneof(
+    { weight: 20, arbitrary: fc.integer({ min: 0x20, max: 0x7e }) },
+    { weight: 2, arbitrary: fc.constantFrom(0x22, 0x5c, 0x7f) },
+    { weight: 1, arbitrary: fc.nat(0x1f) },
+    { weight: 2, arbitrary: fc.constantFrom(0x80, 0xc3, 0xe9, 0x7ff, 0x800, 0x2026, 0x65e5) },
+    { weight: 1, arbitrary: fc.constantFrom(0xd7ff, 0xe000, 0xffff, 0x10000, 0x1f600, 0x10ffff) },
+  );
+  const text = fc
+    .array(character, { maxLength: 80 })
+    .map((codes) => codes.map((code) => String.fromCodePoint(code)).join(''));
 
-  it('are copied up to the first that needs care', () => {
-    const mostly = fc.oneof(
-      { weight: 20, arbitrary: fc.integer({ min: 0x20, max: 0x7f }) },
-      { weight: 1, arbitrary: fc.integer({ min: 0, max: 255 }) },
-    );
+  /** Of characters that it leaves to its caller, the first byte's index. */
+  function closerLook(src: Buffer): number {
+    const rest = src.toString().search(/[\u0080-\u00bf\u0800-\u0fff\ud000-\ud7ff\u2028\u2029]/u);
+    const upper = src.toString().search(/[\u{100000}-\u{10ffff}]/u);
+    const found = [rest, upper].filter((index) => index >= 0);
+    return found.length === 0
+      ? src.length
+      : Buffer.byteLength(src.toString().slice(0, Math.min(...found)));
+  }
+
+  it('is what JSON.stringify says, up to a byte that wants a closer look', () => {
     fc.assert(
-      fc.property(fc.array(mostly, { maxLength: 60 }), fc.nat(5), (values, skipped) => {
-        const src = Buffer.from([...Array.from({ length: skipped }, () => 0x41), ...values]);
-        const first = values.findIndex(needsCare);
-        const stop = first < 0 ? src.length : skipped + first;
+      fc.property(text, fc.nat(7), (value, skipped) => {
+        const src = Buffer.from(`${'A'.repeat(skipped)}${value}"\u65e5 behind it`);
+        const end = skipped + Buffer.byteLength(value);
         let stopped = -1;
-        const text = written((out) => {
-          stopped = out.appendPlain(src, skipped, src.length);
-        });
+        const json = Buffer.from(
+          written((out) => {
+            stopped = out.appendEscaped(src, skipped, end);
+          }),
+          'latin1',
+        );
+        const stop = skipped + closerLook(Buffer.from(value));
         expect(stopped).toBe(stop);
-        expect(text).toBe(src.toString('latin1', skipped, stop));
+        const passed = src.toString('utf8', skipped, stop);
+        expect(json.toString()).toBe(JSON.stringify(passed).slice(1, -1));
       }),
-      { numRuns: 2000 },
+      { numRuns: 5000 },
     );
   });
 
-  it('come from several buffers in turn', () => {
-    const sources = ['first', 'second', 'third'].map((text) => Buffer.from(`${text} padded`));
-    const text = written((out) => {
-      for (const src of [...sources, ...sources.toReversed()]) out.appendPlain(src, 0, 6);
+  it('stops at whatever is not well-formed', () => {
+    const anything = fc.uint8Array({ maxLength: 12 });
+    fc.assert(
+      fc.property(anything, (values) => {
+        const src = Buffer.from([...values, 0x80, 0xbf, 0xbf]);
+        const out = new LineBuffer(4096);
+        const stop = out.appendEscaped(src, 0, values.length);
+        const passed = src.subarray(0, stop);
+        expect(out.bytes.toString('utf8', 0, out.length)).toBe(
+          JSON.stringify(passed.toString()).slice(1, -1),
+        );
+        expect(Buffer.from(passed.toString()).equals(passed)).toBe(true);
+      }),
+      { numRuns: 20000 },
+    );
+  });
+
+  it('comes from several buffers in turn', () => {
+    const sources = ['first', 'second', 'third'].map((source) => Buffer.from(`${source} padded`));
+    const joined = written((out) => {
+      for (const src of [...sources, ...sources.toReversed()]) out.appendEscaped(src, 0, 6);
     });
-    expect(text).toBe('first secondthird third secondfirst ');
+    expect(joined).toBe('first secondthird third secondfirst ');
   });
 });

@@ -1,10 +1,36 @@
 /** From this length on a call into the runtime beats a loop (measured on Node 20). */
 const COPY_CALL_FROM = 256;
 
-/** 1 for the ASCII bytes that stand for themselves in a JSON string. */
-const PLAIN = new Uint8Array(256).fill(1, 0x20, 0x80);
-PLAIN[0x22] = 0;
-PLAIN[0x5c] = 0;
+/** What a byte of UTF-8 is to a JSON string, where it begins a character. */
+const PLAIN = 0;
+/** Escaped with a backslash and one character. */
+const SHORT = 1;
+/** Escaped as `\\u00..`. */
+const CONTROL = 2;
+/** Leads two or three bytes of which the others may be any continuation. */
+const LEADS_TWO = 3;
+const LEADS_THREE = 4;
+const LEADS_FOUR = 5;
+/** Leads a character whose second byte has a range of its own, a line end, or nothing at all. */
+const OTHER = 6;
+const KINDS = Uint8Array.from({ length: 256 }, (_, byte) => {
+  if (byte >= 0x80) {
+    if (byte >= 0xc3 && byte <= 0xdf) return LEADS_TWO;
+    if (byte >= 0xe1 && byte <= 0xef && byte !== 0xed) return LEADS_THREE;
+    return byte >= 0xf0 && byte <= 0xf3 ? LEADS_FOUR : OTHER;
+  }
+  if (byte === 0x22 || byte === 0x5c) return SHORT;
+  if (byte >= 0x20) return PLAIN;
+  return JSON.stringify(String.fromCharCode(byte)).length === 4 ? SHORT : CONTROL;
+});
+
+/** The two bytes of each short escape. */
+const SHORT_ESCAPES = Int16Array.from({ length: 0x80 }, (_, byte) => {
+  const [, first = '', second = ''] = JSON.stringify(String.fromCharCode(byte));
+  return (first.charCodeAt(0) << 8) | second.charCodeAt(0);
+});
+const ESCAPED_ZERO = 0x5c753030; // \u00
+const HEX_DIGITS = Buffer.from('0123456789abcdef');
 
 /** The two digits of each number below 100. */
 const PAIRS = Int16Array.from(
@@ -12,17 +38,29 @@ const PAIRS = Int16Array.from(
   (_, n) => ((0x30 + Math.floor(n / 10)) << 8) | (0x30 + (n % 10)),
 );
 
-/** Whether one of four bytes cannot stand in a JSON string as it is: a control character, a quote, a backslash, not ASCII. */
-function needsCare(word: number): boolean {
-  const quotes = word ^ 0x22222222;
-  const backslashes = word ^ 0x5c5c5c5c;
-  // The top bit of each byte: set by the subtraction where the byte was smaller. A borrow only ever tells of a true find.
-  const found =
+/**
+ * Has the top bit of a byte set where one of four bytes cannot stand in a JSON string as it is: not ASCII, a control
+ * character, a quote, a backslash (which the subtractions make negative). A borrow only ever tells of a true find.
+ */
+function careBits(word: number): number {
+  return (
     word |
     (word - 0x20202020) |
-    ((quotes - 0x01010101) & ~quotes) |
-    ((backslashes - 0x01010101) & ~backslashes);
-  return (found & 0x80808080) !== 0;
+    ((word ^ 0x22222222) - 0x01010101) |
+    ((word ^ 0x5c5c5c5c) - 0x01010101)
+  );
+}
+
+const TOP_BITS = 0x80808080 | 0;
+
+/** Whether two bytes continue a character of three that is no line end: U+2028 and U+2029 are 0xe280a8 and 0xe280a9. */
+function isPlainTail(lead: number, tail: number): boolean {
+  return (tail & 0xc0c0) === 0x8080 && (lead !== 0xe2 || (tail & 0xfffe) !== 0x80a8);
+}
+
+/** Whether four bytes that begin with 0xf0 to 0xf3 are a character; after 0xf0 the second one is 0x90 at least. */
+function isLongTail(word: number): boolean {
+  return (word & 0xc0c0c0) === 0x808080 && ((word & 0x0f000000) !== 0 || (word & 0x300000) !== 0);
 }
 
 /**
@@ -102,26 +140,75 @@ export class LineBuffer {
   }
 
   /**
-   * Appends the bytes of src[start, end) up to the first that cannot stand in a JSON string as it is; the caller has
-   * reserved room.
+   * Appends src[start, end) as the inside of a JSON string, up to the first byte that wants a closer look: one of a
+   * character that many lines do not hold (among them all that are not well-formed, and the line ends U+0085, U+2028 and
+   * U+2029). The caller has reserved six bytes for each, and four more.
    * @returns the index of that byte, or `end`.
    */
-  appendPlain(src: Buffer, start: number, end: number): number {
+  appendEscaped(src: Buffer, start: number, end: number): number {
     if (src !== this.#source) this.#readFrom(src);
     const from = this.#sourceView;
     const to = this.#view;
+    const bytes = this.#bytes;
+    const lastPair = end - 8;
+    const lastWord = end - 4;
     let at = this.length;
     let i = start;
-    for (; i + 4 <= end; i += 4, at += 4) {
-      const word = from.getInt32(i);
-      if (needsCare(word)) break;
-      to.setInt32(at, word);
-    }
-    const bytes = this.#bytes;
-    while (i < end && PLAIN[src[i] as number] === 1) {
-      bytes[at] = src[i] as number;
-      i += 1;
-      at += 1;
+    while (i < end) {
+      if (i <= lastWord) {
+        const word = from.getInt32(i);
+        if ((careBits(word) & TOP_BITS) === 0) {
+          to.setInt32(at, word);
+          i += 4;
+          at += 4;
+          // Where one word is plain, more are: two at a time.
+          while (i <= lastPair) {
+            const first = from.getInt32(i);
+            const second = from.getInt32(i + 4);
+            if (((careBits(first) | careBits(second)) & TOP_BITS) !== 0) break;
+            to.setInt32(at, first);
+            to.setInt32(at + 4, second);
+            i += 8;
+            at += 8;
+          }
+          continue;
+        }
+      }
+      // Byte by byte, up to the next that needs care and with it.
+      let byte = src[i] as number;
+      let kind = KINDS[byte] as number;
+      while (kind === PLAIN) {
+        bytes[at] = byte;
+        at += 1;
+        i += 1;
+        if (i === end) break;
+        byte = src[i] as number;
+        kind = KINDS[byte] as number;
+      }
+      if (kind === SHORT) {
+        to.setInt16(at, SHORT_ESCAPES[byte] as number);
+        at += 2;
+        i += 1;
+      } else if (kind === LEADS_THREE && i + 2 < end && isPlainTail(byte, from.getInt16(i + 1))) {
+        to.setInt16(at, from.getInt16(i));
+        bytes[at + 2] = src[i + 2] as number;
+        at += 3;
+        i += 3;
+      } else if (kind === LEADS_TWO && i + 1 < end && ((src[i + 1] as number) & 0xc0) === 0x80) {
+        to.setInt16(at, from.getInt16(i));
+        at += 2;
+        i += 2;
+      } else if (kind === LEADS_FOUR && i + 3 < end && isLongTail(from.getInt32(i))) {
+        to.setInt32(at, from.getInt32(i));
+        at += 4;
+        i += 4;
+      } else if (kind === CONTROL) {
+        to.setInt32(at, ESCAPED_ZERO);
+        bytes[at + 4] = HEX_DIGITS[byte >> 4] as number;
+        bytes[at + 5] = HEX_DIGITS[byte & 15] as number;
+        at += 6;
+        i += 1;
+      } else if (kind !== PLAIN) break;
     }
     this.length = at;
     return i;
