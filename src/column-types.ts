@@ -8,6 +8,11 @@
  */
 import type { JsonObject } from './airbyte/protocol.ts';
 import { arrayEncoder } from './column-arrays.ts';
+import {
+  encodeBinaryDate,
+  encodeBinaryTimestamp,
+  encodeBinaryTimestampTz,
+} from './column-binary.ts';
 import { encodeGeometry } from './column-geometry.ts';
 import {
   encodeBase64,
@@ -180,6 +185,18 @@ const ELEMENTS: ReadonlyMap<number, number> = new Map(
 );
 const CURSORS: ReadonlySet<number> = new Set(ORDERED.map(([, oid]) => oid));
 const NAMES: ReadonlyMap<number, string> = new Map(BUILT_INS.map(([name, oid]) => [oid, name]));
+
+/** What is read in binary format: for these it wins (see column-binary.ts). Array, domains and the WAL stay with text. */
+const BINARY: ReadonlyMap<number, Encode> = new Map([
+  [1082, encodeBinaryDate],
+  [1114, encodeBinaryTimestamp],
+  [1184, encodeBinaryTimestampTz],
+]);
+
+/** The encoder of result columns in binary format, undefined for a type that is read as text. */
+export function binaryEncoder(typeOid: number): Encode | undefined {
+  return BINARY.get(typeOid);
+}
 
 /** OIDs that columnType knows without the catalog. */
 export function isBuiltInType(oid: number): boolean {

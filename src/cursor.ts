@@ -164,7 +164,7 @@ async function passInOrder(
   const { ledger, output } = context;
   const selection: Selection = {
     ...bounded,
-    columns: [...bounded.columns, stream.cursorField],
+    columns: [...bounded.columns, { name: stream.cursorField, binary: false }],
     orderBy: stream.cursorField,
   };
   const encoder = rowEncoder(context, stream, 1);

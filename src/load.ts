@@ -5,7 +5,7 @@
  */
 import type { Client, ClientBase } from 'pg';
 import type { Output } from './airbyte/output.ts';
-import { columnType } from './column-types.ts';
+import { binaryEncoder, columnType } from './column-types.ts';
 import type { Config } from './config.ts';
 import type { SourceModel } from './source-model.ts';
 import type { Ledger } from './ledger.ts';
@@ -74,7 +74,9 @@ export function rowEncoder(
 ): RecordEncoder {
   const columns = stream.columns.map(({ name, typeOid, typmod, dimensions }) => ({
     name,
-    encode: columnType(typeOid, typmod, dimensions, context.source.types).encode,
+    encode:
+      binaryEncoder(typeOid) ??
+      columnType(typeOid, typmod, dimensions, context.source.types).encode,
   }));
   const hidden = Array.from({ length: extra }, () => null);
   return new RecordEncoder(
@@ -88,7 +90,10 @@ export function rowEncoder(
 
 /** All selected columns of the rows that are to be had. */
 export function wholeSelection(stream: SyncStream): Selection {
-  const columns = stream.columns.map((column) => column.name);
+  const columns = stream.columns.map(({ name, typeOid }) => ({
+    name,
+    binary: binaryEncoder(typeOid) !== undefined,
+  }));
   return { columns, where: stream.rowFilter, values: [], orderBy: null };
 }
 

@@ -8,15 +8,22 @@
  */
 import { type Client, type ClientBase, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from './errors.ts';
+import type { ColumnFormat } from './postgres/bind-message.ts';
 import { bindPortal, executePortal, type RowHandler } from './postgres/hot-reader.ts';
 import { parseLsn } from './postgres/lsn.ts';
 import type { Seen } from './progress.ts';
 import { conditions, isQuiet, type Slice, type SliceSource } from './slice-conditions.ts';
 import type { Chunk } from './timescaledb/chunks.ts';
 
+export type SelectedColumn = {
+  readonly name: string;
+  /** In which format its values come: what its encoder reads. */
+  readonly binary: boolean;
+};
+
 /** What to select, and a condition on it ($1... are `values`). */
 export type Selection = {
-  readonly columns: readonly string[];
+  readonly columns: readonly SelectedColumn[];
   readonly where: string | null;
   readonly values: readonly (string | null)[];
   /** A column to sort by, where the order of rows matters. */
@@ -148,7 +155,7 @@ async function attemptChunk(
   // One round trip: a hypertable may have thousands of chunks with few rows in each.
   const before = [...BEGIN, ...lock];
   const sql = selectSql(qualified(target), selection);
-  await bindPortal(client, 'rows', sql, selection.values, false, before);
+  await bindPortal(client, 'rows', sql, selection.values, formats(selection), before);
   const query = { name: 'chunk check', text: checkSql, values: [chunk.id] };
   const [own, other] = await Promise.all(
     [client, main].map((session) => session.query<ChunkCheck>(query)),
@@ -179,10 +186,14 @@ type ChunkCheck = {
 
 function selectSql(relation: string, selection: Selection): string {
   // A row without any selected column still counts as a row.
-  const columns = selection.columns.map((name) => ident(name)).join(', ');
+  const columns = selection.columns.map(({ name }) => ident(name)).join(', ');
   const where = selection.where === null ? '' : ` WHERE ${selection.where}`;
   const order = selection.orderBy === null ? '' : ` ORDER BY ${ident(selection.orderBy)}`;
   return `SELECT ${columns} FROM ${relation}${where}${order}`;
+}
+
+function formats({ columns }: Selection): readonly ColumnFormat[] {
+  return columns.map(({ binary }) => (binary ? 'binary' : 'text'));
 }
 
 async function nameOf(client: Client, oid: number): Promise<TableName | null> {
@@ -260,7 +271,8 @@ async function attemptSlice(
   const before = [...BEGIN, ...lock];
   const narrowed = { ...selection, where: conditions(source, slice, selection.where) };
   const only = source.heap ? `ONLY ${relation}` : relation;
-  await bindPortal(client, 'rows', selectSql(only, narrowed), selection.values, false, before);
+  const sql = selectSql(only, narrowed);
+  await bindPortal(client, 'rows', sql, selection.values, formats(selection), before);
   const { rows } = await client.query<{ snapshot: string; lsn: string; filenode: string | null }>(
     `SELECT pg_catalog.pg_current_snapshot()::text AS snapshot,
             CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()

@@ -44,6 +44,11 @@ class FakePg {
         original();
       };
     }
+    const write = this.stream.write.bind(this.stream);
+    this.stream.write = ((bytes: Buffer) => {
+      this.calls.push(`write ${bytes.toString('latin1')}`);
+      return write(bytes);
+    }) as Duplex['write'];
   }
 
   readonly listener = (bytes: Buffer): void => {
@@ -64,7 +69,6 @@ class FakePg {
     const connection = {
       stream: this.stream,
       parse: note('parse'),
-      bind: note('bind'),
       execute: note('execute'),
       sync: note('sync'),
     };
@@ -344,11 +348,14 @@ describe('a connection that breaks', () => {
 describe('on the wire', () => {
   it('Parse, Bind and Sync leave in one write', async () => {
     const pg = new FakePg();
-    const done = bindPortal(pg.client, 'rows', 'SELECT $1', ['1', null], true);
+    const done = bindPortal(pg.client, 'rows', 'SELECT $1', ['1', null], ['text', 'binary']);
+    const formats = '\0\x02\0\0\0\x01';
+    const values = '\0\x02\0\0\0\x011\xff\xff\xff\xff';
+    const bind = Buffer.from(`rows\0\0\0\0${values}${formats}`, 'latin1');
     expect(pg.calls).toEqual([
       'cork',
       'parse {"name":"","text":"SELECT $1","types":[]}',
-      'bind {"portal":"rows","statement":"","values":["1",null],"binary":true}',
+      `write ${message('B', bind).toString('latin1')}`,
       'sync',
       'uncork',
     ]);

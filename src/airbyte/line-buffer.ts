@@ -53,6 +53,15 @@ function careBits(word: number): number {
 
 const TOP_BITS = 0x80808080 | 0;
 
+/** How long the character at `i` is, which is not ASCII; 0 where it wants a closer look. */
+function characterLength(kind: number, from: DataView, i: number, end: number): number {
+  if (kind === LEADS_TWO) return i + 1 < end && (from.getUint8(i + 1) & 0xc0) === 0x80 ? 2 : 0;
+  if (kind === LEADS_THREE) {
+    return i + 2 < end && isPlainTail(from.getUint8(i), from.getInt16(i + 1)) ? 3 : 0;
+  }
+  return kind === LEADS_FOUR && i + 3 < end && isLongTail(from.getInt32(i)) ? 4 : 0;
+}
+
 /** Whether two bytes continue a character of three that is no line end: U+2028 and U+2029 are 0xe280a8 and 0xe280a9. */
 function isPlainTail(lead: number, tail: number): boolean {
   return (tail & 0xc0c0) === 0x8080 && (lead !== 0xe2 || (tail & 0xfffe) !== 0x80a8);
@@ -95,6 +104,17 @@ export class LineBuffer {
   /** The bytes so far are the first `length` of these. */
   get bytes(): Buffer {
     return this.#bytes;
+  }
+
+  /** The same, for words of several bytes, big-endian. */
+  get view(): DataView {
+    return this.#view;
+  }
+
+  /** A view of what is read from: the one of before, if it was the same. */
+  viewOf(src: Buffer): DataView {
+    if (src !== this.#source) this.#readFrom(src);
+    return this.#sourceView;
   }
 
   /** Makes sure that `count` more bytes fit behind `length`. `bytes` may be another buffer afterwards. */
@@ -189,26 +209,17 @@ export class LineBuffer {
         to.setInt16(at, SHORT_ESCAPES[byte] as number);
         at += 2;
         i += 1;
-      } else if (kind === LEADS_THREE && i + 2 < end && isPlainTail(byte, from.getInt16(i + 1))) {
-        to.setInt16(at, from.getInt16(i));
-        bytes[at + 2] = src[i + 2] as number;
-        at += 3;
-        i += 3;
-      } else if (kind === LEADS_TWO && i + 1 < end && ((src[i + 1] as number) & 0xc0) === 0x80) {
-        to.setInt16(at, from.getInt16(i));
-        at += 2;
-        i += 2;
-      } else if (kind === LEADS_FOUR && i + 3 < end && isLongTail(from.getInt32(i))) {
-        to.setInt32(at, from.getInt32(i));
-        at += 4;
-        i += 4;
       } else if (kind === CONTROL) {
         to.setInt32(at, ESCAPED_ZERO);
         bytes[at + 4] = HEX_DIGITS[byte >> 4] as number;
         bytes[at + 5] = HEX_DIGITS[byte & 15] as number;
         at += 6;
         i += 1;
-      } else if (kind !== PLAIN) break;
+      } else if (kind !== PLAIN) {
+        const behind = i + characterLength(kind, from, i, end);
+        if (behind === i) break;
+        for (; i < behind; i += 1, at += 1) bytes[at] = src[i] as number;
+      }
     }
     this.length = at;
     return i;

@@ -54,7 +54,7 @@ export class ChangeReader {
       `SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(
          $1::name, $2::pg_lsn, NULL, 'proto_version', '1', 'publication_names', $3, 'messages', 'true')`,
       [this.#copy, formatLsn(upto), this.#publications],
-      true,
+      ['binary'],
     );
     // A row is one bytea: two bytes of column count and four of length come before it.
     try {

@@ -10,6 +10,7 @@
 import type { Client, Connection, Submittable } from 'pg';
 import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { bindMessage, type ColumnFormat } from './bind-message.ts';
 import { refuseOtherBackend } from './pooler.ts';
 
 /**
@@ -29,12 +30,6 @@ const SMALL_RESULT_BYTES = 1024 * 1024;
 
 type PgConnection = Connection & {
   parse(query: { name: string; text: string; types: readonly number[] }): void;
-  bind(config: {
-    portal: string;
-    statement: string;
-    values: readonly (string | null)[];
-    binary: boolean;
-  }): void;
   execute(config: { portal: string; rows: number }): void;
   sync(): void;
 };
@@ -109,7 +104,7 @@ const spare = new WeakMap<Duplex, Buffer>();
 /** One statement without parameters or rows, as a part of an exchange. */
 function statement(wire: PgConnection, text: string): void {
   wire.parse({ name: '', text, types: [] });
-  wire.bind({ portal: '', statement: '', values: [], binary: false });
+  wire.stream.write(bindMessage('', [], []));
   wire.execute({ portal: '', rows: 0 });
 }
 
@@ -287,7 +282,8 @@ function readInt32(src: Buffer, at: number): number {
 /**
  * Opens a portal inside the session's open transaction: what it will return is decided when this resolves.
  * Parse and Bind leave in one write, so that snapshot and plan are made together.
- * @param values parameters as text. @param binary result columns in binary instead of text format.
+ * @param values parameters as text.
+ * @param formats of the result columns, one for each; one for all of them; none: text.
  * @param before statements to run first, in the same round trip; one that fails is the last.
  */
 export async function bindPortal(
@@ -295,14 +291,14 @@ export async function bindPortal(
   portal: string,
   sql: string,
   values: readonly (string | null)[] = [],
-  binary = false,
+  formats: readonly ColumnFormat[] = [],
   before: readonly string[] = [],
 ): Promise<void> {
   const exchange = new Exchange(
     (wire) => {
       for (const text of before) statement(wire, text);
       wire.parse({ name: '', text: sql, types: [] });
-      wire.bind({ portal, statement: '', values, binary });
+      wire.stream.write(bindMessage(portal, values, formats));
     },
     () => undefined,
   );
