@@ -15,7 +15,7 @@ import type { Seen } from './progress.ts';
 import { conditions, isQuiet, type Slice, type SliceSource } from './slice-conditions.ts';
 import type { Chunk } from './timescaledb/chunks.ts';
 
-export type SelectedColumn = {
+type SelectedColumn = {
   readonly name: string;
   /** In which format its values come: what its encoder reads. */
   readonly binary: boolean;
