@@ -8,7 +8,9 @@ import { type CdcRun, hasIdentity, publish } from './cdc-setup.ts';
 import type { Config } from './config.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
-import { awaitWriters, recentlyPublished, type TableName } from './postgres/publication.ts';
+import type { Coverage } from './coverage.ts';
+import { awaitWriters, type TableName } from './postgres/publication.ts';
+import { type Member, type Membership, membership } from './postgres/publication-members.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import {
   chunkDone,
@@ -23,12 +25,7 @@ import {
   replayed,
   startHypertable,
 } from './progress.ts';
-import {
-  type Chunk,
-  type ChunkPublication,
-  chunkPublications,
-  listChunks,
-} from './timescaledb/chunks.ts';
+import { type Chunk, listChunks } from './timescaledb/chunks.ts';
 import {
   isBornCompressed,
   openToDirectWrites,
@@ -93,6 +90,11 @@ export class ChunkBook {
     this.#watch.looked(this.#chunks);
   }
 
+  /** Of every chunk that exists. */
+  get oids(): readonly number[] {
+    return this.#chunks.map(({ oid }) => oid);
+  }
+
   /** The chunks of a stream that exist, by range. */
   of(stream: SyncStream): readonly Chunk[] {
     return this.#chunks.filter((chunk) => chunk.hypertableId === stream.hypertable?.id);
@@ -126,18 +128,11 @@ export class ChunkBook {
   }
 
   /** Publishes chunks that are not. Returns those that were added: their writers have to be awaited before they are read. */
-  async publishMissing(): Promise<readonly TableName[]> {
+  async publishMissing({ members }: Membership): Promise<readonly TableName[]> {
     const missing: (TableName & { readonly identity: boolean })[] = [];
-    const publications = await this.#publications(this.#chunks);
     for (const chunk of this.#chunks) {
       const stream = this.#streams.get(chunk.hypertableId);
-      if (
-        stream === undefined ||
-        chunk.foreign ||
-        publications.get(chunk.oid)?.published === true
-      ) {
-        continue;
-      }
+      if (stream === undefined || chunk.foreign || members.has(chunk.oid)) continue;
       const { oid, schema, name } = chunk;
       missing.push({ oid, schema, name, identity: hasIdentity(stream.relation) });
     }
@@ -160,25 +155,21 @@ export class ChunkBook {
   /**
    * Brings every stream's progress up to what exists: new chunks that were published since their birth need no read,
    * any other that is not done has to be read.
-   * @param added chunks that `publishMissing` has added, and whose writers have ended.
-   * @param unseen chunks that somebody has added since the state, whose writers have not been awaited yet.
+   * @param coverage with the chunks that `publishMissing` has added, and whose writers have ended.
    * @param interrupted the sync before ended without its last state.
    */
   async adopt(
     ledger: Ledger,
-    added: readonly TableName[],
-    unseen: readonly TableName[],
+    { added, unseen, membership: { members } }: Coverage,
     interrupted: boolean,
   ): Promise<void> {
     this.unjudged = false;
     if (this.#streams.size === 0) return;
     const awaited = new Set(added.map(({ oid }) => oid));
-    const late = new Set([...added, ...unseen].map(({ oid }) => oid));
-    const publications = await this.#publications(this.#chunks);
-    const recent = await recentlyPublished(this.#client, this.#cdc.publications);
+    const late = new Set([...awaited, ...unseen]);
     this.#unpublished = new Set(
       this.#chunks
-        .filter(({ oid, foreign }) => !foreign && publications.get(oid)?.published !== true)
+        .filter(({ oid, foreign }) => !foreign && !members.has(oid))
         .map(({ oid }) => oid),
     );
     for (const stream of this.#streams.values()) {
@@ -191,7 +182,7 @@ export class ChunkBook {
       const newFrom = before?.complete === true ? before.chunkIdMax : Infinity;
       const progress = chunks.reduce(
         (current, chunk) =>
-          this.#judge(current, chunk, chunks, publications.get(chunk.oid), { late, newFrom }),
+          this.#judge(current, chunk, chunks, members.get(chunk.oid), { late, newFrom }),
         start,
       );
       this.#newest.set(stream.key, progress.chunkIdMax);
@@ -200,7 +191,9 @@ export class ChunkBook {
       // Published by somebody else, or by a sync that ended before it had awaited their writers.
       await awaitWriters(
         this.#client,
-        pending.map(({ oid }) => oid).filter((oid) => recent.has(oid) && !awaited.has(oid)),
+        pending
+          .map(({ oid }) => oid)
+          .filter((oid) => members.get(oid)?.recent === true && !awaited.has(oid)),
       );
       const open = pending.length > 0 ? reopened(progress) : completed(progress);
       // A split or a merge: what the rows went through in their old chunk and in the new one is replayed.
@@ -249,11 +242,11 @@ export class ChunkBook {
     progress: HypertableProgress,
     chunk: Chunk,
     chunks: readonly Chunk[],
-    publication: ChunkPublication | undefined,
+    member: Member | undefined,
     known: { readonly late: ReadonlySet<number>; readonly newFrom: number },
   ): HypertableProgress {
     // A chunk that was published at its birth has its whole life in the stream.
-    const late = known.late.has(chunk.oid) && publication?.sinceBirth !== true;
+    const late = known.late.has(chunk.oid) && member?.sinceBirth !== true;
     if (late) return chunkUndone(progress, chunk);
     if (isDone(progress, chunk)) {
       return this.#unpublished.has(chunk.oid) ? chunkUndone(progress, chunk) : progress;
@@ -261,7 +254,7 @@ export class ChunkBook {
     // While older chunks are unread a new one may hold rows of theirs (a split), so it is read as well.
     // One that is compressed already, where rows are written directly, may hold more than its changes told of.
     const told = progress.judged === null || !isBornCompressed(chunk);
-    if (chunk.id > known.newFrom && publication?.sinceBirth === true && told) {
+    if (chunk.id > known.newFrom && member?.sinceBirth === true && told) {
       return chunkDone(progress, chunk, null, chunks);
     }
     return progress;
@@ -286,9 +279,9 @@ export class ChunkBook {
       if (suspect) ledger.setRows(stream, replayed(progress));
       return false;
     }
-    const publications = await this.#publications([chunk]);
+    const { members } = await membership(this.#client, [oid], this.#cdc.publications, null);
     const chunks = this.of(stream);
-    const judged = this.#judge(progress, chunk, chunks, publications.get(oid), {
+    const judged = this.#judge(progress, chunk, chunks, members.get(oid), {
       late: new Set(),
       newFrom: this.#newest.get(stream.key) ?? Infinity,
     });
@@ -300,14 +293,6 @@ export class ChunkBook {
       this.#output.log('INFO', `${label(stream.name)}: new chunk ${chunk.name}, ${what}.`);
     }
     return done;
-  }
-
-  async #publications(chunks: readonly Chunk[]): Promise<ReadonlyMap<number, ChunkPublication>> {
-    return chunkPublications(
-      this.#client,
-      chunks.map(({ oid }) => oid),
-      this.#cdc.publications,
-    );
   }
 }
 
