@@ -57,21 +57,23 @@ export const OPEN_END = 2n ** 63n - 1n;
 
 /**
  * Slices of the hypertable's first open dimension; a chunk without one must still be listed, or its rows were lost. Looked up
- * chunk by chunk: without statistics of the system catalog, as after many new chunks, a join takes quadratic time.
+ * chunk by chunk, and each by its own key, which OFFSET 0 keeps apart from the condition on its dimension: without statistics
+ * of the system catalog, as after many new chunks, a join takes quadratic time, and so does an index of the dimensions.
  */
 function chunksSql(catalog: TimescaleCatalog): string {
   const slices = catalog.sliceHasChunkId
-    ? '_timescaledb_catalog.dimension_slice s WHERE s.chunk_id = ch.id'
+    ? '(SELECT * FROM _timescaledb_catalog.dimension_slice o WHERE o.chunk_id = ch.id OFFSET 0) s'
     : `_timescaledb_catalog.chunk_constraint k
-  JOIN _timescaledb_catalog.dimension_slice s ON s.id = k.dimension_slice_id
-  WHERE k.chunk_id = ch.id`;
+  CROSS JOIN LATERAL (
+    SELECT * FROM _timescaledb_catalog.dimension_slice o WHERE o.id = k.dimension_slice_id OFFSET 0) s`;
+  const own = catalog.sliceHasChunkId ? 'true' : 'k.chunk_id = ch.id';
   return `
 SELECT ch.id, r.oid::bigint AS oid, ch.hypertable_id, n.nspname AS schema, r.relname AS name,
        r.relkind = 'f' AS foreign, has_any_column_privilege(r.oid, 'SELECT') AS selectable, ch.status, slice.range_start, slice.range_end, ${CHUNK_SIZE_SQL}
 FROM ${chunkRelationsSql(catalog)}
 LEFT JOIN LATERAL (
   SELECT s.range_start, s.range_end FROM ${slices}
-    AND s.dimension_id = (
+   WHERE ${own} AND s.dimension_id = (
       SELECT min(d.id) FROM _timescaledb_catalog.dimension d
        WHERE d.interval_length IS NOT NULL AND d.hypertable_id = ch.hypertable_id)
    LIMIT 1) slice ON true
