@@ -4,7 +4,8 @@
  */
 import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
-import type { CdcConfig, CdcRun, ChangesServer } from './cdc-setup.ts';
+import type { CdcConfig, CdcRun } from './cdc-setup.ts';
+import type { ChangesServer } from './changes-server.ts';
 import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';

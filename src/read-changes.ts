@@ -5,10 +5,8 @@ import { ChangeRouting } from './cdc-routing.ts';
 import {
   type CdcConfig,
   type CdcRun,
-  type ChangesServer,
   claimSlot,
   ensurePublication,
-  primaryServer,
   refuseBareStreams,
   refuseSubset,
   settingNotes,
@@ -17,6 +15,7 @@ import {
 import { type CdcContext, confirmStated, firstOf, syncChanges } from './cdc-sync.ts';
 import { guards, timescaleFacts } from './check-timescale.ts';
 import type { Output } from './airbyte/output.ts';
+import { type ChangesServer, primaryServer } from './changes-server.ts';
 import { ChunkBook } from './chunk-book.ts';
 import { type Coverage, coverStreams } from './coverage.ts';
 import { type ColumnMemory, compareColumns } from './remembered-columns.ts';
