@@ -14,14 +14,17 @@ async function createHypertables(db: Database, count: number, chunks: number): P
   }
 }
 
-/** The queries of a sync after one row was written, over all its sessions. */
+/**
+ * The queries of a sync after one row was written, over all its sessions. What is asked again at once is a question that is
+ * repeated until the server has come as far, as with other work on it.
+ */
 async function queriesOfSync(connection: Connection, counter: QueryCounter): Promise<number> {
   const { db } = connection;
   await db.query('UPDATE h1 SET v = v + 1 WHERE t = 10');
   counter.reset();
   const result = (await connection.sync()).succeeded();
   expect(result.records('h1'), counter.texts.join('\n')).toHaveLength(1);
-  return counter.queries;
+  return counter.texts.filter((text, index) => text !== counter.texts[index - 1]).length;
 }
 
 test.each([
