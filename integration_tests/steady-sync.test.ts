@@ -14,9 +14,12 @@ async function createHypertables(db: Database, count: number, chunks: number): P
   }
 }
 
+/** Asked until the server's log is on disk, which other work on the server delays. */
+const WAIT_FOR_DISK = /pg_current_wal_flush_lsn|pg_logical_emit_message/;
+
 /**
  * The queries of a sync after one row was written, over all its sessions. What is asked again at once is a question that is
- * repeated until the server has come as far, as with other work on it.
+ * repeated until the server has come as far; the wait for its disk counts as one.
  */
 async function queriesOfSync(connection: Connection, counter: QueryCounter): Promise<number> {
   const { db } = connection;
@@ -24,7 +27,8 @@ async function queriesOfSync(connection: Connection, counter: QueryCounter): Pro
   counter.reset();
   const result = (await connection.sync()).succeeded();
   expect(result.records('h1'), counter.texts.join('\n')).toHaveLength(1);
-  return counter.texts.filter((text, index) => text !== counter.texts[index - 1]).length;
+  const asked = counter.texts.filter((text) => !WAIT_FOR_DISK.test(text));
+  return 1 + asked.filter((text, index) => text !== asked[index - 1]).length;
 }
 
 test.each([
