@@ -180,7 +180,8 @@ test('case C20: a slot whose making a long transaction holds up would be left be
 async function whenAsking(db: Database): Promise<void> {
   await until('a sync asks who uses the slot', async () =>
     (await sessions(db)).some(
-      ({ purpose, query }) => purpose === 'system catalog' && query.includes('AS held FROM'),
+      ({ purpose, query }) =>
+        purpose === 'system catalog' && query.includes('FROM pg_replication_slots s'),
     ),
   );
 }

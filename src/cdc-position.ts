@@ -5,6 +5,7 @@
 import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
 import type { CdcConfig, CdcRun } from './cdc-setup.ts';
+import type { ChangesServer } from './changes-server.ts';
 import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';
@@ -13,13 +14,11 @@ import {
   createSlot,
   dropSlot,
   outliveItsCreation,
-  serverIdentity,
   type ServerIdentity,
-  slotStatus,
   type SlotStatus,
   targetLsn,
 } from './postgres/slot.ts';
-import { awaitFreeSlot } from './slot-care.ts';
+import { awaitFreeSlot, logSlot } from './slot-care.ts';
 import type { SharedState } from './state.ts';
 
 export type StartPosition = {
@@ -39,17 +38,18 @@ export async function startPosition(
   client: Client,
   config: Config,
   cdc: CdcRun,
+  { identity, database }: ChangesServer,
   shared: SharedState | null,
   handedIn: boolean,
   output: Output,
 ): Promise<StartPosition> {
-  const identity = await serverIdentity(client);
-  await awaitFreeSlot(client, cdc.slot);
-  const status = await slotStatus(client, cdc.slot);
+  // Not before the publications are as they should be: that may take long, and what the slot was then says nothing.
+  const status = await awaitFreeSlot(client, cdc.slot);
+  logSlot(cdc.slot, status, 'At the start', output);
   const publicationOid = cdc.main.oid;
   if (shared !== null) {
-    const database = await currentDatabase(client);
-    const now = await targetLsn(client);
+    // A state is never beyond what was on disk when it was written.
+    const now = status?.walEnd ?? (await targetLsn(client));
     const reason =
       cannotGoOn(shared, cdc, identity, status, database, now) ?? madeAgain(shared, publicationOid);
     if (reason === null) {
@@ -59,7 +59,7 @@ export async function startPosition(
     if (!cdc.resyncOnInvalidPosition) throw invalidPosition(reason);
     output.log('WARN', `${reason} Every stream is read again, as configured.`);
   }
-  const lsn = await freshSlot(client, config, cdc, status, output);
+  const lsn = await freshSlot(client, config, cdc, database, status, output);
   return {
     shared: {
       lsn,
@@ -82,6 +82,7 @@ async function freshSlot(
   client: Client,
   config: Config,
   cdc: CdcConfig,
+  database: string,
   status: SlotStatus | null,
   output: Output,
 ): Promise<Lsn> {
@@ -92,7 +93,7 @@ async function freshSlot(
       fix: `Create it: SELECT pg_create_logical_replication_slot('${cdc.slot}', 'pgoutput');`,
     });
   }
-  const unusable = slotProblem(cdc, status, await currentDatabase(client));
+  const unusable = slotProblem(cdc, status, database);
   if (unusable === null) {
     // Whoever made it may have done so just now. An older one needs no wait, but nothing tells its age.
     if (!(await outliveItsCreation(client, OLDER_SLOT_WAIT_SECONDS))) {
@@ -171,9 +172,4 @@ export function slotProblem(cdc: CdcConfig, status: SlotStatus, database: string
     return `The replication slot ${cdc.slot} is lost${why}: the server has removed WAL that it needs.`;
   }
   return null;
-}
-
-async function currentDatabase(client: Client): Promise<string> {
-  const { rows } = await client.query<{ name: string }>('SELECT current_database() AS name');
-  return rows[0]?.name ?? '';
 }

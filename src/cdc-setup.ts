@@ -13,12 +13,15 @@ import {
   createPublicationSql,
   insertsPublication,
   publicationStatus,
+  publicationStatuses,
   type PublicationStatus,
   publishedWithoutIdentity,
   type TableName,
 } from './postgres/publication.ts';
 import type { Relation } from './postgres/relations.ts';
+import { parseVisibility, type Visibility } from './postgres/visibility.ts';
 import { sessionText } from './slot-care.ts';
+import type { SharedState } from './state.ts';
 
 export type CdcConfig = Extract<Config['replication'], { method: 'CDC' }>;
 
@@ -29,6 +32,11 @@ export type CdcRun = CdcConfig & {
   /** What pgoutput is told: the second one exists only where some table has no identity. */
   readonly publications: readonly string[];
 };
+
+/** What was visible when the publications were last looked at; null where no state tells. */
+export function visibilityThen(shared: SharedState | null): Visibility | null {
+  return shared?.publicationsSeen == null ? null : parseVisibility(shared.publicationsSeen);
+}
 
 /** Whether a row of the relation can be told from others in the WAL: without it neither updates nor deletes may be published. */
 export function hasIdentity(relation: Relation): boolean {
@@ -97,46 +105,29 @@ export function settingNotes(cdc: CdcConfig): readonly string[] {
 }
 
 /**
- * What a read has seen decides which changes come after it, and a snapshot taken on a standby does not list the
- * transactions that are running on the primary: their rows would be taken for seen, and lost.
- * @throws ConnectorError (config) on a standby.
- */
-export async function refuseStandby(client: Client): Promise<void> {
-  const { rows } = await client.query<{ standby: boolean }>(
-    'SELECT pg_catalog.pg_is_in_recovery() AS standby',
-  );
-  if (rows[0]?.standby !== true) return;
-  throw new ConnectorError(
-    'The server is a standby, where a snapshot does not tell which transactions are running: changes can be read from a primary only.',
-    {
-      kind: 'config_error',
-      fix: 'Point `host` at the primary, or choose an update method without changes, which reads from a standby as well.',
-    },
-  );
-}
-
-/**
  * Makes sure that the publication exists, before the slot: decoding WAL that is older than a publication it names fails.
  * For that reason the second one, for tables without an identity, is made at the same time although it may stay empty.
- * @param fresh no state came in, so that whatever slot there is will begin after this.
+ * @param shared of the state that came in; null: whatever slot there is will begin after this.
  * @returns what the sync goes by from here on.
  */
 export async function ensurePublication(
   client: Client,
   config: Config,
   cdc: CdcConfig,
-  fresh: boolean,
+  shared: SharedState | null,
 ): Promise<CdcRun> {
   const second = insertsPublication(cdc.publication);
-  let inserts = await publicationStatus(client, second);
-  if (fresh && config.managePublication && inserts === null) {
+  const then = visibilityThen(shared);
+  const statuses = await publicationStatuses(client, [cdc.publication, second], then);
+  let inserts = statuses.get(second) ?? null;
+  if (shared === null && config.managePublication && inserts === null) {
     await client.query(createPublicationSql(second, 'inserts')).catch((error: unknown) => {
       // Without the privilege tables without an identity cannot be published: said where one is asked for.
       if (errorCode(error) !== '42501') throw error;
     });
     inserts = await publicationStatus(client, second);
   }
-  let main = await publicationStatus(client, cdc.publication);
+  let main = statuses.get(cdc.publication) ?? null;
   if (main === null) {
     await makePublication(client, config, cdc);
     main = await publicationStatus(client, cdc.publication);
@@ -279,6 +270,7 @@ export async function refuseBareStreams(
   streams: readonly SyncStream[],
 ): Promise<void> {
   if (!(cdc.main.update || cdc.main.delete)) return;
+  if (streams.every(({ relation }) => hasIdentity(relation))) return;
   const bare = await publishedWithoutIdentity(client, [cdc.publication]);
   const oids = new Set(bare.flatMap(({ oid, parent }) => [oid, parent]));
   const stream = streams.find((it) => !hasIdentity(it.relation) && oids.has(it.relation.oid));

@@ -5,8 +5,9 @@
 import type { Client } from 'pg';
 import { ChangeApplier } from './cdc.ts';
 import type { ChangeRouting } from './cdc-routing.ts';
-import { type CdcRun, publish, publishedTable, unpublished } from './cdc-setup.ts';
+import type { CdcRun } from './cdc-setup.ts';
 import type { ChunkBook } from './chunk-book.ts';
+import { coverChunks } from './coverage.ts';
 import { ConnectorError, errorCode } from './errors.ts';
 import {
   type Budget,
@@ -20,14 +21,6 @@ import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
 import type { ChangeReader } from './postgres/changes.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';
-import {
-  awaitWriters,
-  publishedRelations,
-  recentlyPublished,
-  type TableName,
-} from './postgres/publication.ts';
-import { listLeaves } from './postgres/relations.ts';
-import { refuseUnreadable } from './select-privilege.ts';
 import { confirmSlot, targetLsn } from './postgres/slot.ts';
 import { RowLookup } from './row-lookup.ts';
 import { isVisible, parseVisibility } from './postgres/visibility.ts';
@@ -111,12 +104,18 @@ function hasRowsLeft({ ledger, book }: CdcContext, stream: SyncStream): boolean 
 }
 
 /** New chunks since the last look: published where that is missing, and judged. */
-async function lookForChunks({ main, book, ledger, watch }: CdcContext): Promise<void> {
+async function lookForChunks(context: CdcContext): Promise<void> {
+  const { book, ledger, watch, streams } = context;
   if (watch.looksUnasked) await book.refresh();
-  const added = await book.publishMissing();
-  await awaitWritersOf(main, added);
-  ledger.publicationsSeen(await visibilityNow(main));
-  await book.adopt(ledger, added, [], false);
+  const seen = ledger.publicationsSeen;
+  const then = seen === null ? null : parseVisibility(seen);
+  const coverage = await coverChunks(context, streams, then);
+  // A stream's own table that somebody has published anew meanwhile has a gap, which the next sync is to find.
+  const gap = streams.some(
+    ({ relation }) => coverage.membership.members.get(relation.oid)?.unseen === true,
+  );
+  if (!gap) ledger.publicationsSeen = coverage.membership.visibility;
+  await book.adopt(ledger, coverage, false);
 }
 
 async function loadRound(context: CdcContext, pending: readonly SyncStream[]): Promise<void> {
@@ -227,7 +226,7 @@ export function firstOf(streams: readonly SyncStream[]): SyncStream {
 }
 
 /** What a query sees at this moment, as `pg_current_snapshot()` prints it. */
-export async function visibilityNow(client: Client): Promise<string> {
+async function visibilityNow(client: Client): Promise<string> {
   const { rows } = await client.query<{ now: string }>(
     'SELECT pg_catalog.pg_current_snapshot()::text AS now',
   );
@@ -256,54 +255,4 @@ async function awaitVisible(client: Client, xids: readonly number[]): Promise<vo
     }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-}
-
-/**
- * Puts what the streams consist of into the publication, before slot and reads.
- * @returns what was added; who was writing to it has ended.
- * @throws ConnectorError (config) for a table that is not covered and may not be added.
- */
-export async function coverStreams(
-  context: Pick<CdcContext, 'main' | 'config' | 'cdc' | 'book' | 'output'>,
-  streams: readonly SyncStream[],
-  publications: readonly string[],
-): Promise<readonly TableName[]> {
-  const { main, config, cdc, book, output } = context;
-  const covered = await publishedRelations(main, publications);
-  const partitioned = streams.filter((stream) => stream.relation.kind === 'partitioned');
-  const leaves = await listLeaves(
-    main,
-    partitioned.map((stream) => stream.relation.oid),
-  );
-  await book.refresh();
-  await refuseUnreadable(main, streams, leaves, (stream) => book.of(stream));
-  const missing = streams.filter(({ relation }) => {
-    const own = leaves.filter((leaf) => leaf.root === relation.oid);
-    if (covered.has(relation.oid)) return false;
-    return own.length === 0 || own.some((leaf) => !covered.has(leaf.oid));
-  });
-  const { added, refused } = await publish(
-    main,
-    config,
-    cdc,
-    missing.map((stream) => publishedTable(stream)),
-    output,
-  );
-  // A hypertable's own relation only brings TRUNCATE; its rows are in the chunks.
-  const hypertables = new Set(streams.filter((it) => it.hypertable).map((it) => it.relation.oid));
-  const needed = refused.filter((table) => !hypertables.has(table.oid));
-  if (needed.length > 0) throw unpublished(cdc, needed);
-  const all = [...added, ...(await book.publishMissing())];
-  const recent = await recentlyPublished(main, cdc.publications);
-  const tables = streams.map(({ relation }) => relation).filter(({ oid }) => recent.has(oid));
-  await awaitWritersOf(main, [...all, ...tables]);
-  return all;
-}
-
-/** A transaction that straddles the moment at which its table was published is sent by halves. */
-async function awaitWritersOf(main: Client, tables: readonly TableName[]): Promise<void> {
-  await awaitWriters(
-    main,
-    tables.map(({ oid }) => oid),
-  );
 }

@@ -7,7 +7,7 @@ import type { Config } from './config.ts';
 import {
   type BareTable,
   insertsPublication,
-  publicationStatus,
+  publicationStatuses,
   type PublicationStatus,
   publishedRelations,
   publishedWithoutIdentity,
@@ -85,8 +85,9 @@ export async function publicationFacts(
   mayCreate: boolean,
 ): Promise<PublicationFacts> {
   const insertsName = insertsPublication(cdc.publication);
-  const status = await publicationStatus(client, cdc.publication);
-  const inserts = await publicationStatus(client, insertsName);
+  const statuses = await publicationStatuses(client, [cdc.publication, insertsName]);
+  const status = statuses.get(cdc.publication) ?? null;
+  const inserts = statuses.get(insertsName) ?? null;
   const relations = source.relations
     .filter((relation) => hasChanges(relation, source, config))
     .map((relation) => changeRelation(relation, source));

@@ -108,7 +108,11 @@ async function checkChanges(
 ): Promise<readonly Finding[]> {
   const facts = await publicationFacts(client, config, cdc, source, server.mayCreate);
   const timescale = await timescaleFacts(client, source);
-  const limits = await publicationLimits(client, [facts.name, facts.insertsName]);
+  const limits = await publicationLimits(
+    client,
+    [facts.name, facts.insertsName],
+    [facts.status, facts.inserts],
+  );
   return [
     ...publicationExists(config, server, facts),
     ...publishesChanges(source, facts),

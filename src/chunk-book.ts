@@ -8,7 +8,9 @@ import { type CdcRun, hasIdentity, publish } from './cdc-setup.ts';
 import type { Config } from './config.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
-import { awaitWriters, recentlyPublished, type TableName } from './postgres/publication.ts';
+import type { Coverage } from './coverage.ts';
+import { awaitWriters, type TableName } from './postgres/publication.ts';
+import { type Member, type Membership, membership } from './postgres/publication-members.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import {
   chunkDone,
@@ -17,18 +19,14 @@ import {
   type HypertableProgress,
   isDone,
   mayHaveBeenEmitted,
-  pendingChunks,
   rebased,
   reopened,
   replayed,
   startHypertable,
+  unreadChunks,
 } from './progress.ts';
-import {
-  type Chunk,
-  type ChunkPublication,
-  chunkPublications,
-  listChunks,
-} from './timescaledb/chunks.ts';
+import type { UnreadChunks } from './unread-chunks.ts';
+import { type Chunk, listChunks } from './timescaledb/chunks.ts';
 import {
   isBornCompressed,
   openToDirectWrites,
@@ -51,7 +49,9 @@ export class ChunkBook {
   /** Streams that are hypertables, by hypertable id. */
   readonly #streams: ReadonlyMap<number, SyncStream>;
   #chunks: readonly Chunk[] = [];
-  #byOid = new Map<number, Chunk>();
+  /** By hypertable id. */
+  #byHypertable: ReadonlyMap<number, readonly Chunk[]> = new Map();
+  #byOid: ReadonlyMap<number, Chunk> = new Map();
   /** Chunks that are not published and that we may not publish, by OID: their changes are not in the WAL's stream. */
   #unpublished: ReadonlySet<number> = new Set();
   /** Those of them that this sync has read. */
@@ -60,6 +60,7 @@ export class ChunkBook {
   readonly #seen = new Map<number, string>();
   /** OIDs of hypertables into which rows can be written that no change tells of; null until they are looked for. */
   #openToDirectWrites: ReadonlySet<number> | null = null;
+  readonly #unread = new Map<string, UnreadChunks<Chunk>>();
   /** By stream: ids of chunks that did not exist at the last look are greater. */
   readonly #newest = new Map<string, number>();
 
@@ -88,19 +89,42 @@ export class ChunkBook {
   /** Reads the list of chunks anew. One query. */
   async refresh(): Promise<void> {
     if (this.#catalog === null || this.#streams.size === 0) return;
-    this.#chunks = await listChunks(this.#client, this.#catalog, [...this.#streams.keys()]);
-    this.#byOid = new Map(this.#chunks.map((chunk) => [chunk.oid, chunk]));
+    this.#list(await listChunks(this.#client, this.#catalog, [...this.#streams.keys()]));
     this.#watch.looked(this.#chunks);
+  }
+
+  #list(chunks: readonly Chunk[]): void {
+    this.#chunks = chunks;
+    this.#byOid = new Map(chunks.map((chunk) => [chunk.oid, chunk]));
+    const lists = new Map<number, Chunk[]>([...this.#streams.keys()].map((id) => [id, []]));
+    for (const chunk of chunks) lists.get(chunk.hypertableId)?.push(chunk);
+    this.#byHypertable = lists;
+    this.#unread.clear();
+  }
+
+  /** Of every chunk that exists. */
+  get oids(): readonly number[] {
+    return this.#chunks.map(({ oid }) => oid);
   }
 
   /** The chunks of a stream that exist, by range. */
   of(stream: SyncStream): readonly Chunk[] {
-    return this.#chunks.filter((chunk) => chunk.hypertableId === stream.hypertable?.id);
+    return this.#byHypertable.get(stream.hypertable?.id ?? 0) ?? [];
   }
 
   /** The chunks of a stream that are left to read in this sync, by range. */
   pending(stream: SyncStream, progress: HypertableProgress): readonly Chunk[] {
-    return pendingChunks(progress, this.of(stream)).filter(({ oid }) => !this.#readInVain.has(oid));
+    const { chunks } = this.unread(stream, progress);
+    return chunks.filter(({ oid }) => !this.#readInVain.has(oid));
+  }
+
+  /** All that are not done, as `chunkDone` keeps it up to date; only what else happens to a stream makes it anew. */
+  unread(stream: SyncStream, progress: HypertableProgress): UnreadChunks<Chunk> {
+    const kept = this.#unread.get(stream.key);
+    if (kept?.covered === progress.covered) return kept;
+    const made = unreadChunks(progress, this.of(stream));
+    this.#unread.set(stream.key, made);
+    return made;
   }
 
   /**
@@ -117,8 +141,7 @@ export class ChunkBook {
   /** Chunks that turned out to be gone while they were to be read. */
   forget(oids: ReadonlySet<number>): void {
     if (oids.size === 0) return;
-    this.#chunks = this.#chunks.filter(({ oid }) => !oids.has(oid));
-    for (const oid of oids) this.#byOid.delete(oid);
+    this.#list(this.#chunks.filter(({ oid }) => !oids.has(oid)));
   }
 
   get(oid: number): Chunk | undefined {
@@ -126,18 +149,11 @@ export class ChunkBook {
   }
 
   /** Publishes chunks that are not. Returns those that were added: their writers have to be awaited before they are read. */
-  async publishMissing(): Promise<readonly TableName[]> {
+  async publishMissing({ members }: Membership): Promise<readonly TableName[]> {
     const missing: (TableName & { readonly identity: boolean })[] = [];
-    const publications = await this.#publications(this.#chunks);
     for (const chunk of this.#chunks) {
       const stream = this.#streams.get(chunk.hypertableId);
-      if (
-        stream === undefined ||
-        chunk.foreign ||
-        publications.get(chunk.oid)?.published === true
-      ) {
-        continue;
-      }
+      if (stream === undefined || chunk.foreign || members.has(chunk.oid)) continue;
       const { oid, schema, name } = chunk;
       missing.push({ oid, schema, name, identity: hasIdentity(stream.relation) });
     }
@@ -160,25 +176,21 @@ export class ChunkBook {
   /**
    * Brings every stream's progress up to what exists: new chunks that were published since their birth need no read,
    * any other that is not done has to be read.
-   * @param added chunks that `publishMissing` has added, and whose writers have ended.
-   * @param unseen chunks that somebody has added since the state, whose writers have not been awaited yet.
+   * @param coverage with the chunks that `publishMissing` has added, and whose writers have ended.
    * @param interrupted the sync before ended without its last state.
    */
   async adopt(
     ledger: Ledger,
-    added: readonly TableName[],
-    unseen: readonly TableName[],
+    { added, unseen, membership: { members, visibility } }: Coverage,
     interrupted: boolean,
   ): Promise<void> {
     this.unjudged = false;
     if (this.#streams.size === 0) return;
     const awaited = new Set(added.map(({ oid }) => oid));
-    const late = new Set([...added, ...unseen].map(({ oid }) => oid));
-    const publications = await this.#publications(this.#chunks);
-    const recent = await recentlyPublished(this.#client, this.#cdc.publications);
+    const late = new Set([...awaited, ...unseen]);
     this.#unpublished = new Set(
       this.#chunks
-        .filter(({ oid, foreign }) => !foreign && publications.get(oid)?.published !== true)
+        .filter(({ oid, foreign }) => !foreign && !members.has(oid))
         .map(({ oid }) => oid),
     );
     for (const stream of this.#streams.values()) {
@@ -186,21 +198,19 @@ export class ChunkBook {
       const before = progressOf(ledger, stream);
       const known =
         before === null ? startHypertable(hypertableOf(stream), chunks) : rebased(before, chunks);
-      const start = await this.#withoutDirectWrites(stream, known);
+      const start = await this.#withoutDirectWrites(stream, known, visibility);
       // Ids that the state knew nothing of are greater than what it knew.
       const newFrom = before?.complete === true ? before.chunkIdMax : Infinity;
-      const progress = chunks.reduce(
-        (current, chunk) =>
-          this.#judge(current, chunk, chunks, publications.get(chunk.oid), { late, newFrom }),
-        start,
-      );
+      const progress = this.#judged(start, chunks, members, late, newFrom);
       this.#newest.set(stream.key, progress.chunkIdMax);
       this.#watch.judged(progress.hypertableId, progress.chunkIdMax);
       const pending = this.pending(stream, progress);
       // Published by somebody else, or by a sync that ended before it had awaited their writers.
       await awaitWriters(
         this.#client,
-        pending.map(({ oid }) => oid).filter((oid) => recent.has(oid) && !awaited.has(oid)),
+        pending
+          .map(({ oid }) => oid)
+          .filter((oid) => members.get(oid)?.recent === true && !awaited.has(oid)),
       );
       const open = pending.length > 0 ? reopened(progress) : completed(progress);
       // A split or a merge: what the rows went through in their old chunk and in the new one is replayed.
@@ -215,12 +225,13 @@ export class ChunkBook {
     }
   }
 
-  /** Chunks that were written to directly since they were looked at are to be read again. */
+  /** Chunks that were written to directly since they were looked at are to be read again. @param now what a query has seen before. */
   async #withoutDirectWrites(
     stream: SyncStream,
     progress: HypertableProgress,
+    now: string,
   ): Promise<HypertableProgress> {
-    const { id, compression } = hypertableOf(stream);
+    const { compression } = hypertableOf(stream);
     if (this.#catalog === null || !compression) return { ...progress, judged: null };
     this.#openToDirectWrites ??= await openToDirectWrites(
       this.#client,
@@ -228,11 +239,8 @@ export class ChunkBook {
       [...this.#streams.values()].map(({ relation }) => relation.oid),
     );
     if (!this.#openToDirectWrites.has(stream.relation.oid)) return { ...progress, judged: null };
-    const { rows } = await this.#client.query<{ now: string }>(
-      'SELECT pg_catalog.pg_current_snapshot()::text AS now',
-    );
-    let next = { ...progress, judged: rows[0]?.now ?? null };
-    for (const chunk of this.#chunks.filter(({ hypertableId }) => hypertableId === id)) {
+    let next = { ...progress, judged: now };
+    for (const chunk of this.of(stream)) {
       const since = this.#seen.get(chunk.oid) ?? progress.judged;
       if (since === null || !isDone(progress, chunk)) continue;
       if (!(await wasWrittenDirectly(this.#client, chunk, parseVisibility(since)))) continue;
@@ -245,26 +253,43 @@ export class ChunkBook {
     return next;
   }
 
-  #judge(
+  /** @param late chunks that were published after they were made. @param newFrom ids of new chunks are greater. */
+  #judged(
+    start: HypertableProgress,
+    chunks: readonly Chunk[],
+    members: Membership['members'],
+    late: ReadonlySet<number>,
+    newFrom: number,
+  ): HypertableProgress {
+    let progress = start;
+    let unread: UnreadChunks | null = null;
+    for (const chunk of chunks) {
+      const member = members.get(chunk.oid);
+      // A chunk that was published at its birth has its whole life in the stream.
+      const gap = late.has(chunk.oid) && member?.sinceBirth !== true;
+      const done = !gap && isDone(progress, chunk);
+      if (gap || (done && this.#unpublished.has(chunk.oid))) {
+        progress = chunkUndone(progress, chunk);
+        unread = null;
+      } else if (!done && this.#isStreamed(progress, chunk, member, newFrom)) {
+        unread ??= unreadChunks(progress, chunks);
+        progress = chunkDone(progress, chunk, null, unread);
+      }
+    }
+    return progress;
+  }
+
+  /** Whether a chunk that is not done has its whole life in the stream, and needs no read. */
+  #isStreamed(
     progress: HypertableProgress,
     chunk: Chunk,
-    chunks: readonly Chunk[],
-    publication: ChunkPublication | undefined,
-    known: { readonly late: ReadonlySet<number>; readonly newFrom: number },
-  ): HypertableProgress {
-    // A chunk that was published at its birth has its whole life in the stream.
-    const late = known.late.has(chunk.oid) && publication?.sinceBirth !== true;
-    if (late) return chunkUndone(progress, chunk);
-    if (isDone(progress, chunk)) {
-      return this.#unpublished.has(chunk.oid) ? chunkUndone(progress, chunk) : progress;
-    }
+    member: Member | undefined,
+    newFrom: number,
+  ): boolean {
     // While older chunks are unread a new one may hold rows of theirs (a split), so it is read as well.
     // One that is compressed already, where rows are written directly, may hold more than its changes told of.
     const told = progress.judged === null || !isBornCompressed(chunk);
-    if (chunk.id > known.newFrom && publication?.sinceBirth === true && told) {
-      return chunkDone(progress, chunk, null, chunks);
-    }
-    return progress;
+    return chunk.id > newFrom && member?.sinceBirth === true && told;
   }
 
   /** Whether a chunk that the stream has met is read; false: it has to be read before its changes count. */
@@ -286,28 +311,21 @@ export class ChunkBook {
       if (suspect) ledger.setRows(stream, replayed(progress));
       return false;
     }
-    const publications = await this.#publications([chunk]);
-    const chunks = this.of(stream);
-    const judged = this.#judge(progress, chunk, chunks, publications.get(oid), {
-      late: new Set(),
-      newFrom: this.#newest.get(stream.key) ?? Infinity,
-    });
-    const done = isDone(judged, chunk);
-    const undone = chunkUndone(judged, chunk);
-    ledger.setRows(stream, done ? judged : suspect ? replayed(undone) : undone);
+    const { members } = await membership(this.#client, [oid], this.#cdc.publications, null);
+    const newFrom = this.#newest.get(stream.key) ?? Infinity;
+    const done = this.#isStreamed(progress, chunk, members.get(oid), newFrom);
+    if (done) {
+      const unread = this.unread(stream, progress);
+      ledger.setRows(stream, chunkDone(progress, chunk, null, unread));
+    } else {
+      const undone = chunkUndone(progress, chunk);
+      ledger.setRows(stream, suspect ? replayed(undone) : undone);
+    }
     if (!listed) {
       const what = done ? 'streamed since its birth' : 'to be read';
       this.#output.log('INFO', `${label(stream.name)}: new chunk ${chunk.name}, ${what}.`);
     }
     return done;
-  }
-
-  async #publications(chunks: readonly Chunk[]): Promise<ReadonlyMap<number, ChunkPublication>> {
-    return chunkPublications(
-      this.#client,
-      chunks.map(({ oid }) => oid),
-      this.#cdc.publications,
-    );
   }
 }
 

@@ -40,16 +40,14 @@ export class Heartbeat {
 
   /**
    * Begins, and has run the statement once when it returns. Where there is nothing to do no session is opened.
-   * @param main for a question about the server.
+   * @param idleTimeout idle_replication_slot_timeout, in seconds; null where there is none.
    */
   static async start(
-    main: Client,
     config: Config,
     cdc: CdcConfig,
+    idleTimeout: number | null,
     output: Output,
   ): Promise<Heartbeat> {
-    const { rows } = await main.query<{ seconds: number | null }>(IDLE_TIMEOUT);
-    const idleTimeout = rows[0]?.seconds ?? null;
     const heartbeat = new Heartbeat(config, cdc, output, idleTimeout);
     if (cdc.heartbeatActionQuery !== '' || idleTimeout !== null) {
       heartbeat.#beating = heartbeat.#beat();
@@ -115,7 +113,3 @@ export class Heartbeat {
 }
 
 const OBJECT_IN_USE = '55006';
-
-/** Null where there is none, and before PostgreSQL 18: https://www.postgresql.org/docs/current/runtime-config-replication.html */
-const IDLE_TIMEOUT = `
-SELECT nullif(extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::float8, 0) AS seconds`;

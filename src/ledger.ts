@@ -79,8 +79,12 @@ export class Ledger {
     return this.#stated;
   }
 
-  /** The publications were looked at with this visibility, and what follows from it is in every stream's progress. */
-  publicationsSeen(visibility: string): void {
+  /** With what visibility the publications were looked at; what follows from it is in every stream's progress. */
+  get publicationsSeen(): string | null {
+    return this.#shared?.publicationsSeen ?? null;
+  }
+
+  set publicationsSeen(visibility: string) {
     if (this.#shared === null) throw new Error('a sync without CDC has no publications');
     this.#shared = { ...this.#shared, publicationsSeen: visibility };
   }

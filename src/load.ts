@@ -11,10 +11,11 @@ import type { SourceModel } from './source-model.ts';
 import type { Ledger } from './ledger.ts';
 import type { RowHandler } from './postgres/hot-reader.ts';
 import { label, type SyncStream } from './plan.ts';
-import { chunkDone, type HypertableProgress, pendingChunks, seenBytes } from './progress.ts';
+import { chunkDone, type HypertableProgress, seenBytes, unreadChunks } from './progress.ts';
 import { type ChangeStamp, type RecordClock, RecordEncoder } from './record.ts';
 import { readChunk, type Selection } from './snapshot.ts';
 import { type Chunk, chunkCheckSql, chunkName } from './timescaledb/chunks.ts';
+import type { UnreadChunks } from './unread-chunks.ts';
 
 /** What reading needs, for the length of a sync. */
 export type LoadContext = {
@@ -27,7 +28,10 @@ export type LoadContext = {
   readonly main: ClientBase;
   readonly readers: ReaderPool;
   /** Chunks whose read does not count, because nobody may publish them: they are read again in each sync. Null: every one counts. */
-  readonly book: { readonly readInVain: (chunk: Chunk, visibility: string) => boolean } | null;
+  readonly book: {
+    readonly readInVain: (chunk: Chunk, visibility: string) => boolean;
+    readonly unread: (stream: SyncStream, progress: HypertableProgress) => UnreadChunks;
+  } | null;
   /** Whether xmin tells when a row was written (see `visibilityIsExact`). */
   readonly exactXmin: boolean;
 };
@@ -141,7 +145,8 @@ export async function loadChunks(
   const encoder = stream.namesChunk ? null : rowEncoder(context, stream, 0);
   const gone = new Set<number>();
   // What is done stays done: with thousands of chunks, judging all of them after each one would take longer than reading.
-  const open = new Set(pendingChunks(hypertableRows(context.ledger, stream), chunks));
+  const rows = hypertableRows(context.ledger, stream);
+  const unread = context.book?.unread(stream, rows) ?? unreadChunks(rows, chunks);
   let failed = false;
   const worker = async (): Promise<void> => {
     for (;;) {
@@ -149,7 +154,7 @@ export async function loadChunks(
       const chunk = ended ? undefined : queue.shift();
       if (chunk === undefined) return;
       try {
-        if (!(await loadChunk(context, stream, open, chunk, selectionOf(chunk), encoder)))
+        if (!(await loadChunk(context, stream, unread, chunk, selectionOf(chunk), encoder)))
           gone.add(chunk.oid);
       } catch (error) {
         failed = true;
@@ -193,11 +198,11 @@ export function readersAtOnce(
   return Math.max(1, Math.min(maxConcurrentChunks, sessions, buffers));
 }
 
-/** @param open chunks that are not done; this one leaves them. @returns false when the chunk is gone. */
+/** @param unread chunks that are not done; this one leaves them. @returns false when the chunk is gone. */
 async function loadChunk(
   context: LoadContext,
   stream: SyncStream,
-  open: Set<Chunk>,
+  unread: UnreadChunks,
   chunk: Chunk,
   selection: Selection,
   shared: RecordEncoder | null,
@@ -226,8 +231,7 @@ async function loadChunk(
   output.watcher.done(stream.name, { rows, milliseconds, retries });
   const seen = stream.mode === 'cdc' ? read.seen : null;
   if (context.book?.readInVain(chunk, read.seen.visibility) !== true) {
-    ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, [...open]));
-    open.delete(chunk);
+    ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, unread));
   }
   ledger.checkpoint(stream);
   output.log(

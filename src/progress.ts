@@ -7,12 +7,13 @@
  * the hypertable from a chunk's creation to the end of the transaction: no lower id can turn up later.
  */
 import type { Lsn } from './postgres/lsn.ts';
-
-/** Half-open, in TimescaleDB's internal unit (microseconds since 1970 for time, the value itself for integers). */
-type Interval = { readonly rangeStart: bigint; readonly rangeEnd: bigint };
-
-/** A chunk as progress sees it: its id and the range of its first open dimension. */
-export type ChunkRange = Interval & { readonly id: number };
+import {
+  type ChunkRange,
+  type Interval,
+  isInside,
+  overlaps,
+  UnreadChunks,
+} from './unread-chunks.ts';
 
 /** What a read saw (`pg_current_snapshot()` as text), needed until the stream has passed `until`. */
 export type Seen = { readonly visibility: string; readonly until: Lsn };
@@ -97,8 +98,7 @@ export function startTable(): TableProgress {
 
 /** Whether a chunk, as it is now, needs no read any more. */
 export function isDone(progress: HypertableProgress, chunk: ChunkRange): boolean {
-  const inside = (range: Interval): boolean =>
-    range.rangeStart <= chunk.rangeStart && chunk.rangeEnd <= range.rangeEnd;
+  const inside = (range: Interval): boolean => isInside(chunk, range);
   if (chunk.id <= progress.chunkIdMax && progress.covered.some(inside)) return true;
   return progress.read.some((read) => read.id === chunk.id && inside(read));
 }
@@ -111,15 +111,23 @@ export function pendingChunks<C extends ChunkRange>(
   return chunks.filter((chunk) => !isDone(progress, chunk));
 }
 
+/** The same, kept up to date by `chunkDone`. @param chunks every chunk of the hypertable that exists now. */
+export function unreadChunks<C extends ChunkRange>(
+  progress: HypertableProgress,
+  chunks: readonly C[],
+): UnreadChunks<C> {
+  return new UnreadChunks(pendingChunks(progress, chunks), progress.covered);
+}
+
 /**
  * A chunk is done: read as a whole, or streamed since its birth (then without `seen`).
- * @param chunks every chunk of the hypertable that exists now; those that are done already may be left out.
+ * @param unread what was left to read before; the chunk leaves it.
  */
 export function chunkDone(
   progress: HypertableProgress,
   chunk: ChunkRange & { readonly oid: number },
   seen: Seen | null,
-  chunks: readonly ChunkRange[],
+  unread: UnreadChunks,
 ): HypertableProgress {
   const seenNow = new Map(progress.seen);
   if (seen === null) seenNow.delete(chunk.oid);
@@ -127,7 +135,8 @@ export function chunkDone(
   const read = progress.read.filter((other) => other.id !== chunk.id);
   const { id, rangeStart, rangeEnd } = chunk;
   const next = { ...progress, read: [...read, { id, rangeStart, rangeEnd }], seen: seenNow };
-  return absorb(next, chunks, pendingChunks(next, chunks));
+  unread.delete(chunk);
+  return absorb(next, unread);
 }
 
 /** A chunk that counted as done has to be read again: its rows may have changed unseen. */
@@ -167,22 +176,18 @@ function greatest(a: bigint, b: bigint): bigint {
 }
 
 /** Moves ranges from `read` into `covered` where no chunk that is left to read lies in them. */
-function absorb(
-  progress: HypertableProgress,
-  chunks: readonly ChunkRange[],
-  pending: readonly ChunkRange[],
-): HypertableProgress {
-  const free = new Set(
-    progress.read.filter((read) => !pending.some((chunk) => overlaps(chunk, read))),
-  );
-  const covered = union([...progress.covered, ...free], pending);
+function absorb(progress: HypertableProgress, unread: UnreadChunks): HypertableProgress {
+  const free = new Set(progress.read.filter((read) => !unread.overlaps(read)));
+  const covered = union([...progress.covered, ...free], unread);
+  unread.covered = covered;
   // A pending chunk in covered time (another space partition) must stay above chunkIdMax, also when a split shrinks it.
-  const hidden = pending.filter(
-    (chunk) => chunk.id > progress.chunkIdMax && covered.some((range) => overlaps(range, chunk)),
-  );
-  const limit = hidden.reduce((min, chunk) => Math.min(min, chunk.id - 1), Infinity);
-  const newest = chunks.reduce((max, chunk) => Math.max(max, chunk.id), progress.chunkIdMax);
-  const highest = progress.read.reduce((max, read) => Math.max(max, read.id), newest);
+  let limit = Infinity;
+  for (const chunk of unread.above(progress.chunkIdMax)) {
+    if (!covered.some((range) => overlaps(range, chunk))) continue;
+    limit = chunk.id - 1;
+    break;
+  }
+  const highest = progress.read.reduce((max, read) => Math.max(max, read.id), unread.newest);
   const chunkIdMax = Math.max(progress.chunkIdMax, Math.min(highest, limit));
   return {
     ...progress,
@@ -204,7 +209,7 @@ export function rebased(
   const left = new Set(pending);
   const done = chunks.filter((chunk) => !left.has(chunk));
   const read = done.map(({ id, rangeStart, rangeEnd }) => ({ id, rangeStart, rangeEnd }));
-  return absorb({ ...progress, covered: [], read }, chunks, pending);
+  return absorb({ ...progress, covered: [], read }, new UnreadChunks(pending, []));
 }
 
 /** Whether rows that lie in this chunk now may have been emitted before: read as another one's, or in another extent. */
@@ -212,21 +217,14 @@ export function mayHaveBeenEmitted(progress: HypertableProgress, chunk: Interval
   return [...progress.covered, ...progress.read].some((range) => overlaps(range, chunk));
 }
 
-function overlaps(a: Interval, b: Interval): boolean {
-  return a.rangeStart < b.rangeEnd && b.rangeStart < a.rangeEnd;
-}
-
 /** Joins what touches; beyond MAX_INTERVALS also over gaps in which no chunk is left to read. */
-function union(ranges: readonly Interval[], pending: readonly Interval[]): readonly Interval[] {
+function union(ranges: readonly Interval[], unread: UnreadChunks): readonly Interval[] {
   const sorted = ranges.toSorted((a, b) =>
     a.rangeStart < b.rangeStart ? -1 : a.rangeStart > b.rangeStart ? 1 : 0,
   );
   const joined = join(sorted, (gap) => gap.rangeStart >= gap.rangeEnd);
   if (joined.length <= MAX_INTERVALS) return joined;
-  return join(
-    joined,
-    (gap) => gap.rangeStart >= gap.rangeEnd || !pending.some((chunk) => overlaps(chunk, gap)),
-  );
+  return join(joined, (gap) => gap.rangeStart >= gap.rangeEnd || !unread.overlaps(gap));
 }
 
 function join(sorted: readonly Interval[], closes: (gap: Interval) => boolean): Interval[] {

@@ -8,6 +8,7 @@ import { type ClientBase, escapeIdentifier as ident } from 'pg';
 import { type Finding, listed, listedSql, tableLabel, tableSql, warning } from './check-finding.ts';
 import { ConnectorError } from './errors.ts';
 import { label, type SyncStream } from './plan.ts';
+import type { PublicationStatus } from './postgres/publication.ts';
 import { changeRelation, type SourceModel } from './source-model.ts';
 
 /** Of one published relation. */
@@ -26,12 +27,6 @@ export type PublicationLimit = {
   /** Another publication takes its rows without a condition: which of the two a change meets depends on its kind. */
   readonly mixed: boolean;
 };
-
-/** Before PostgreSQL 15 the columns do not exist: taken from the row as JSON. */
-const HAS_LIMITS = `
-SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_rel m
-                 JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid AND p.pubname = ANY ($1)
-                WHERE to_jsonb(m) ->> 'prqual' IS NOT NULL OR to_jsonb(m) ->> 'prattrs' IS NOT NULL) AS found`;
 
 const LIMITS = `
 WITH RECURSIVE published AS (
@@ -60,13 +55,13 @@ SELECT l.oid::int8::float8 AS oid, l.schema, l.name, l.publications, l.filter, l
        ARRAY (SELECT up.ancestor::int8::float8 FROM up WHERE up.oid = l.oid AND up.ancestor <> l.oid) AS ancestors
   FROM limited l ORDER BY l.schema, l.name`;
 
-/** Published relations of which something is left out. One query where there are none. */
+/** Published relations of which something is left out. One query, and none where the publications are known to limit nothing. */
 export async function publicationLimits(
   client: ClientBase,
   publications: readonly string[],
+  statuses: readonly (PublicationStatus | null)[],
 ): Promise<readonly PublicationLimit[]> {
-  const { rows } = await client.query<{ found: boolean }>(HAS_LIMITS, [publications]);
-  if (rows[0]?.found !== true) return [];
+  if (!statuses.some((status) => status?.limited === true)) return [];
   return (await client.query<PublicationLimit>(LIMITS, [publications])).rows;
 }
 

@@ -8,21 +8,16 @@ import {
   claimSlot,
   ensurePublication,
   refuseBareStreams,
-  refuseStandby,
   refuseSubset,
   settingNotes,
+  visibilityThen,
 } from './cdc-setup.ts';
-import {
-  type CdcContext,
-  confirmStated,
-  coverStreams,
-  firstOf,
-  syncChanges,
-  visibilityNow,
-} from './cdc-sync.ts';
+import { type CdcContext, confirmStated, firstOf, syncChanges } from './cdc-sync.ts';
 import { guards, timescaleFacts } from './check-timescale.ts';
 import type { Output } from './airbyte/output.ts';
+import { type ChangesServer, primaryServer } from './changes-server.ts';
 import { ChunkBook } from './chunk-book.ts';
+import { type Coverage, coverStreams } from './coverage.ts';
 import { type ColumnMemory, compareColumns } from './remembered-columns.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { Ledger } from './ledger.ts';
@@ -30,12 +25,12 @@ import { cdcSessions, type LoadContext } from './load.ts';
 import { label, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
-import { alteredSince, publishedSince, type TableName } from './postgres/publication.ts';
-import { parseVisibility } from './postgres/visibility.ts';
+import { insertsPublication } from './postgres/publication.ts';
+import type { Visibility } from './postgres/visibility.ts';
 import { replayed, startTable } from './progress.ts';
 import { publicationLimits, withinLimits } from './publication-limits.ts';
 import { readByQuery } from './read-query.ts';
-import { logSlot } from './slot-care.ts';
+import { logSlot, slotUse } from './slot-care.ts';
 import { visibilityIsExact } from './slice-conditions.ts';
 import { hypertableOf, type SourceModel } from './source-model.ts';
 import { type InputState, type SharedState, streamKey } from './state.ts';
@@ -60,26 +55,27 @@ export async function syncWithWal(
   statuses: Statuses,
 ): Promise<void> {
   const { config, main, source, output, clock } = base;
-  const { cdc, changing } = await makeReady(base, settings, planned, state.shared === null);
+  const { cdc, changing, server } = await makeReady(base, settings, planned, state.shared);
   const watch = watcher(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output, watch);
   const covering = { main, config, cdc, book, output };
-  const added = await coverStreams(covering, changing, cdc.publications);
-  const unseen = await publishedUnseen(base, cdc, state.shared);
-  const seen = await visibilityNow(main);
-  const columns = await columnsNow(base, changing, state.shared);
-  const start = await startPosition(main, config, cdc, state.shared, base.handedIn, output);
+  const then = visibilityThen(state.shared);
+  const coverage = await coverStreams(covering, changing, then);
+  const seen = coverage.membership.visibility;
+  const columns = await columnsNow(base, changing, state.shared, then);
+  const { handedIn } = base;
+  const start = await startPosition(main, config, cdc, server, state.shared, handedIn, output);
   clock.raise(start.shared.cursorFloor);
   const ledger = new Ledger(
     output,
     clock,
     plan.streams,
-    withoutGaps(state, changing, start.fresh ? null : [...added, ...unseen], output),
+    withoutGaps(state, changing, start.fresh ? null : coverage, output),
     'GLOBAL',
     { ...start.shared, publicationsSeen: seen, columns },
   );
   const interrupted = !start.fresh && !start.shared.settled;
-  await book.adopt(ledger, added, unseen, interrupted);
+  await book.adopt(ledger, coverage, interrupted);
   beginTables(ledger, changing, interrupted);
   // What is replayed comes before the rows: a rewrite may have changed them since, without a change to tell of it.
   if (interrupted) book.drainFirst = true;
@@ -96,7 +92,7 @@ export async function syncWithWal(
     source.types,
     warnings(output),
   );
-  const heartbeat = await Heartbeat.start(main, config, cdc, output);
+  const heartbeat = await Heartbeat.start(config, cdc, server.idleTimeout, output);
   try {
     for (const stream of changing) statuses.started(stream);
     await followChanges({ ...context, cdc, routing, watch, streams: changing });
@@ -109,7 +105,7 @@ export async function syncWithWal(
   // Also where nothing happened: the position moves on, and with it what the server may forget.
   ledger.checkpoint(firstOf(changing), true);
   await confirmStated({ main, cdc, ledger });
-  await logSlot(main, cdc.slot, 'At the end', output);
+  logSlot(cdc.slot, await slotUse(main, cdc.slot), 'At the end', output);
   for (const stream of changing) statuses.complete(stream);
 }
 
@@ -118,19 +114,23 @@ async function makeReady(
   base: Base,
   settings: CdcConfig,
   planned: readonly SyncStream[],
-  fresh: boolean,
-): Promise<{ readonly cdc: CdcRun; readonly changing: readonly SyncStream[] }> {
+  shared: SharedState | null,
+): Promise<{
+  readonly cdc: CdcRun;
+  readonly changing: readonly SyncStream[];
+  readonly server: ChangesServer;
+}> {
   const { config, main, output } = base;
   settingNotes(settings).forEach(warnings(output));
-  await refuseStandby(main);
+  const server = await primaryServer(main);
   await claimSlot(main, settings.slot);
-  await logSlot(main, settings.slot, 'At the start', output);
-  const cdc = await ensurePublication(main, config, settings, fresh);
+  const cdc = await ensurePublication(main, config, settings, shared);
+  tellOfAltered(cdc, output);
   refuseSubset(cdc, planned);
   await refuseBareStreams(main, cdc, planned);
   await warnOfUnseenWrites(base, planned);
-  const limits = await publicationLimits(main, cdc.publications);
-  return { cdc, changing: withinLimits(planned, limits, warnings(output)) };
+  const limits = await publicationLimits(main, cdc.publications, [cdc.main, cdc.inserts]);
+  return { cdc, changing: withinLimits(planned, limits, warnings(output)), server };
 }
 
 function warnings(output: Output): (sentence: string) => void {
@@ -156,8 +156,8 @@ async function columnsNow(
   { main, output }: Base,
   changing: readonly SyncStream[],
   shared: SharedState | null,
+  then: Visibility | null,
 ): Promise<ColumnMemory> {
-  const then = shared?.publicationsSeen == null ? null : parseVisibility(shared.publicationsSeen);
   const { now, changes } = await compareColumns(main, changing, shared?.columns ?? null, then);
   for (const sentence of changes) output.log('WARN', sentence);
   return now;
@@ -203,39 +203,38 @@ async function warnOfUnseenWrites(base: Base, changing: readonly SyncStream[]): 
   for (const { sentence } of guards(facts)) output.log('WARN', sentence);
 }
 
-/** What was added to the publications since the state, by whomever: a killed sync of ours, or somebody by hand. */
-async function publishedUnseen(
-  { main, output }: Base,
-  cdc: CdcRun,
-  shared: SharedState | null,
-): Promise<readonly TableName[]> {
-  if (shared?.publicationsSeen == null) return [];
-  const then = parseVisibility(shared.publicationsSeen);
-  const names = cdc.publications;
-  for (const name of await alteredSince(main, names, then)) {
+/** What a publication published of each change while it was another one cannot be told. */
+function tellOfAltered({ publication, main, inserts }: CdcRun, output: Output): void {
+  const altered = [
+    ...(main.altered ? [publication] : []),
+    ...(inserts?.altered === true ? [insertsPublication(publication)] : []),
+  ];
+  for (const name of altered) {
     output.log(
       'WARN',
       `The publication ${name} was altered since the last sync. If it published fewer kinds of changes meanwhile, those are missing: refresh the streams then.`,
     );
   }
-  return publishedSince(main, names, then);
 }
 
 /**
  * A stream whose own table was not in the publication until now has a gap in its changes: it is read again.
  * Chunks are judged one by one elsewhere.
- * @param added tables that were published just now; null: the position begins anew, and every stream that follows it.
+ * @param coverage with what was published since the state; null: the position begins anew, and every stream that follows it.
  */
 function withoutGaps(
   state: InputState,
   changing: readonly SyncStream[],
-  added: readonly TableName[] | null,
+  coverage: Coverage | null,
   output: Output,
 ): InputState['streams'] {
-  const late = new Set(added?.map(({ oid }) => oid));
+  const late = new Set([
+    ...(coverage?.added ?? []).map(({ oid }) => oid),
+    ...(coverage?.unseen ?? []),
+  ]);
   const streams = new Map(state.streams);
   for (const stream of changing) {
-    if (added === null) streams.delete(stream.key);
+    if (coverage === null) streams.delete(stream.key);
     if (stream.hypertable !== null || !late.has(stream.relation.oid)) continue;
     if (streams.delete(stream.key)) {
       output.log(

@@ -6,6 +6,7 @@ import type { ClientBase } from 'pg';
 import type { Output } from './airbyte/output.ts';
 import { type Finding, warning } from './check-finding.ts';
 import { ConnectorError } from './errors.ts';
+import { type Lsn, parseLsn } from './postgres/lsn.ts';
 import { SLOT_STATUS, type SlotStatus, type SlotStatusRow, toSlotStatus } from './postgres/slot.ts';
 
 /** Sizes in bytes, times in seconds. */
@@ -23,6 +24,8 @@ export type SlotUse = SlotStatus & {
   readonly idleTimeout: number | null;
   /** For how long nobody has used it (PostgreSQL 17). */
   readonly idle: number | null;
+  /** Where the server's WAL ends. */
+  readonly walEnd: Lsn;
 };
 
 const USE = `
@@ -32,7 +35,8 @@ SELECT ${SLOT_STATUS}, pg_wal_lsn_diff(now.lsn, s.restart_lsn)::float8 AS retain
          WHERE name = 'max_slot_wal_keep_size') AS "limit",
        nullif(extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::float8, 0)
          AS "idleTimeout",
-       extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8 AS idle
+       extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8 AS idle,
+       now.lsn::text AS "walEnd"
   FROM pg_replication_slots s
  CROSS JOIN (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                          ELSE pg_current_wal_lsn() END AS lsn) now
@@ -48,7 +52,8 @@ const SHARE_TO_TELL = 0.5;
 /** Null: there is no slot of that name. */
 export async function slotUse(client: ClientBase, slot: string): Promise<SlotUse | null> {
   const { rows } = await client.query<
-    SlotStatusRow & Omit<SlotUse, keyof SlotStatus | 'walPerSecond'>
+    SlotStatusRow &
+      Omit<SlotUse, keyof SlotStatus | 'walPerSecond' | 'walEnd'> & { readonly walEnd: string }
   >(USE, [slot]);
   const [row] = rows;
   if (row === undefined) return null;
@@ -57,7 +62,9 @@ export async function slotUse(client: ClientBase, slot: string): Promise<SlotUse
     ? (await client.query<{ rate: number | null }>(WAL_RATE)).rows
     : [];
   const walPerSecond = rates[0]?.rate ?? null;
-  return { ...toSlotStatus(row), retained, lag, safe, limit, walPerSecond, idleTimeout, idle };
+  const walEnd = parseLsn(row.walEnd);
+  const use = { retained, lag, safe, limit, walPerSecond, idleTimeout, idle, walEnd };
+  return { ...toSlotStatus(row), ...use };
 }
 
 function isNearLimit({ limit, safe }: Pick<SlotUse, 'limit' | 'safe'>): boolean {
@@ -93,16 +100,10 @@ function timeLeft(bytes: number, perSecond: number | null): string {
 }
 
 /**
- * Logs what the slot costs now; nothing where there is none.
+ * Logs what the slot costs; nothing where there is none.
  * @param when of the sync, as a sentence begins: "At the start".
  */
-export async function logSlot(
-  client: ClientBase,
-  slot: string,
-  when: string,
-  output: Output,
-): Promise<void> {
-  const use = await slotUse(client, slot);
+export function logSlot(slot: string, use: SlotUse | null, when: string, output: Output): void {
   if (use === null) return;
   output.log(
     'INFO',
@@ -115,16 +116,14 @@ const HOLDER_WAIT_MS = 60_000;
 
 /**
  * Waits until nobody else uses the slot. The session of a process that was killed ends within seconds.
+ * @returns the slot as it is then; null where there is none.
  * @throws ConnectorError (transient) that names who does.
  */
-export async function awaitFreeSlot(client: ClientBase, slot: string): Promise<void> {
+export async function awaitFreeSlot(client: ClientBase, slot: string): Promise<SlotUse | null> {
   const begun = Date.now();
   for (;;) {
-    const { rows } = await client.query<{ held: boolean }>(
-      'SELECT active_pid IS NOT NULL AS held FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
-      [slot],
-    );
-    if (rows[0]?.held !== true) return;
+    const use = await slotUse(client, slot);
+    if (use?.active !== true) return use;
     if (Date.now() - begun > HOLDER_WAIT_MS) {
       const holder = await slotHolder(client, slot);
       throw new ConnectorError(

@@ -12,7 +12,6 @@ import { listMaterializations, type Materialization } from './timescaledb/contin
 import {
   type Hypertable,
   type HypertableStats,
-  hypertableStats,
   listHypertables,
   probeTimescale,
   type TimescaleCatalog,
@@ -36,9 +35,9 @@ export type SourceModel = {
 /** Also what a sync starts from. */
 export async function loadSource(client: ClientBase, config: Config): Promise<SourceModel> {
   const timescale = await probeTimescale(client);
-  const found = timescale === null ? [] : await listHypertables(client, timescale);
-  const ids = found.map((hypertable) => hypertable.id);
-  const stats = timescale === null ? new Map() : await hypertableStats(client, timescale, ids);
+  const rows = timescale === null ? [] : await listHypertables(client, timescale);
+  const found = rows.map(({ hypertable }) => hypertable);
+  const stats = new Map(rows.map((row) => [row.hypertable.id, row.stats]));
   const storage = timescale === null ? [] : await listStorage(client, timescale);
   const materialized = found.filter((it) => it.continuousAggregate !== null).map((it) => it.oid);
   const listed = await listRelations(client, config.schemas, config.checkPrivileges, [

@@ -52,6 +52,7 @@ const slot: SlotUse = {
   walPerSecond: null,
   idleTimeout: null,
   idle: null,
+  walEnd: parseLsn('0/200'),
 };
 
 const lost: SlotUse = {

@@ -2,7 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { Output } from '../src/airbyte/output.ts';
 import { Ledger } from '../src/ledger.ts';
 import { type Lsn, parseLsn } from '../src/postgres/lsn.ts';
-import { chunkDone, completed, type Seen, startHypertable, startTable } from '../src/progress.ts';
+import { completed, type Seen, startHypertable, startTable } from '../src/progress.ts';
+import { chunkDoneAmong } from './progress-steps.ts';
 import { RecordClock } from '../src/record.ts';
 import { parseState, type SharedState, type StreamProgress } from '../src/state.ts';
 import { configured, HYPERTABLE, METRICS, NOTES, planned, SOURCE, CDC } from './source-model.ts';
@@ -71,7 +72,7 @@ class Book {
 
 const seen: Seen = { visibility: '5:9:7', until: parseLsn('0/40') };
 const chunk = { id: 1, oid: 5001, rangeStart: 0n, rangeEnd: 10n };
-const read = chunkDone(startHypertable(HYPERTABLE, [chunk]), chunk, seen, [chunk]);
+const read = chunkDoneAmong(startHypertable(HYPERTABLE, [chunk]), chunk, seen, [chunk]);
 
 describe('a state of the whole connection', () => {
   it('holds the position and every stream that has begun', () => {

@@ -3,14 +3,16 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   chunkDone,
-  type ChunkRange,
   chunkUndone,
   type HypertableProgress,
   isDone,
   pendingChunks,
   rebased,
   startHypertable,
+  unreadChunks,
 } from '../src/progress.ts';
+import type { ChunkRange } from '../src/unread-chunks.ts';
+import { chunkDoneAmong } from './progress-steps.ts';
 import { resumed } from './state-document.ts';
 
 const HYPERTABLE = { id: 3, chunkSchema: 's', chunkPrefix: 'p' };
@@ -90,7 +92,7 @@ class Model {
   }
 
   #done(chunk: ModelChunk, fresh: boolean): void {
-    this.progress = chunkDone(this.progress, rangeOf(chunk), null, this.#existing(fresh));
+    this.progress = chunkDoneAmong(this.progress, rangeOf(chunk), null, this.#existing(fresh));
     this.#replace(chunk, [{ ...chunk, known: chunk.known.map(() => true), settled: true }]);
     for (let slot = chunk.from; slot < chunk.to; slot += 1) this.#touched.add(slot);
   }
@@ -271,9 +273,38 @@ describe('a load that is broken off after any chunk', () => {
           const next = at([...unread], choice);
           if (next === undefined) break;
           unread.delete(next);
-          progress = resumed(chunkDone(progress, next, null, all));
+          progress = resumed(chunkDoneAmong(progress, next, null, all));
         }
         expect(progress.read).toEqual([]);
+      }),
+      { numRuns: 150 },
+    );
+  });
+});
+
+describe('what is left to read, kept up to date', () => {
+  it.each([1, 4])('says after each chunk what it would say anew (%d partitions)', (partitions) => {
+    const somewhere = fc.infiniteStream(fc.nat());
+    const late = fc.array(fc.nat({ max: 25 }), { maxLength: 4 });
+    fc.assert(
+      fc.property(anyChunks(partitions), late, somewhere, (first, places, choices) => {
+        const known = first.map(rangeOf);
+        // Made after the load had begun, also where something is covered already.
+        const made = places.map((from, index) =>
+          rangeOf(freshChunk(known.length + 1 + index, 0, from, from + 2)),
+        );
+        const all = [...known, ...made];
+        let progress = startHypertable(HYPERTABLE, known);
+        const unread = unreadChunks(progress, all);
+        for (const choice of choices) {
+          const next = at(pendingChunks(progress, all), choice);
+          if (next === undefined) break;
+          const anew = chunkDoneAmong(progress, next, null, all);
+          progress = chunkDone(progress, next, null, unread);
+          expect(progress).toEqual(anew);
+        }
+        expect(pendingChunks(progress, all)).toEqual([]);
+        expect(unread.newest).toBe(0);
       }),
       { numRuns: 150 },
     );

@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type Lsn, parseLsn } from '../src/postgres/lsn.ts';
 import {
-  chunkDone,
-  type ChunkRange,
   chunkUndone,
   completed,
   forgetSeen,
@@ -17,6 +15,8 @@ import {
   startHypertable,
   startTable,
 } from '../src/progress.ts';
+import type { ChunkRange } from '../src/unread-chunks.ts';
+import { chunkDoneAmong } from './progress-steps.ts';
 import { documentBytes, resumed } from './state-document.ts';
 
 type TestChunk = ChunkRange & { readonly oid: number };
@@ -32,7 +32,7 @@ function done(
   chunks: readonly TestChunk[],
   ...read: readonly TestChunk[]
 ): HypertableProgress {
-  return read.reduce((before, each) => chunkDone(before, each, null, chunks), progress);
+  return read.reduce((before, each) => chunkDoneAmong(before, each, null, chunks), progress);
 }
 
 const ids = (chunks: readonly ChunkRange[]): readonly number[] => chunks.map(({ id }) => id);
@@ -131,7 +131,7 @@ describe('space partitions of one time slice', () => {
   it('are done one by one', () => {
     let progress = startHypertable(HYPERTABLE, slices);
     for (const [index, each] of slices.entries()) {
-      progress = resumed(chunkDone(progress, each, null, slices));
+      progress = resumed(chunkDoneAmong(progress, each, null, slices));
       expect(ids(pendingChunks(progress, slices))).toEqual([1, 2, 3, 4].slice(index + 1));
     }
     expect(progress.read).toEqual([]);
@@ -204,7 +204,7 @@ describe('a chunk that has to be read again', () => {
 
   it('forgets what its read saw', () => {
     const seen: Seen = { visibility: '1:1:', until: parseLsn('0/1') };
-    const progress = chunkDone(startHypertable(HYPERTABLE, ALL), B, seen, ALL);
+    const progress = chunkDoneAmong(startHypertable(HYPERTABLE, ALL), B, seen, ALL);
     expect(progress.seen.get(B.oid)).toBe(seen);
     expect(chunkUndone(progress, B).seen.size).toBe(0);
   });
@@ -238,8 +238,8 @@ describe('a chunk that has to be read again', () => {
 describe('what a read saw', () => {
   const at = (text: string, visibility = '5:9:7'): Seen => ({ visibility, until: parseLsn(text) });
   const position = (text: string): Lsn => parseLsn(text);
-  const two = chunkDone(
-    chunkDone(startHypertable(HYPERTABLE, ALL), A, at('0/10'), ALL),
+  const two = chunkDoneAmong(
+    chunkDoneAmong(startHypertable(HYPERTABLE, ALL), A, at('0/10'), ALL),
     B,
     at('0/20'),
     ALL,
@@ -260,7 +260,7 @@ describe('what a read saw', () => {
   });
 
   it('takes room once for each visibility', () => {
-    const three = chunkDone(two, C, at('0/30', '12:345:'), ALL);
+    const three = chunkDoneAmong(two, C, at('0/30', '12:345:'), ALL);
     expect(seenBytes(startHypertable(HYPERTABLE, ALL))).toBe(0);
     expect(seenBytes(two)).toBe('5:9:7'.length);
     expect(seenBytes(three)).toBe('5:9:7'.length + '12:345:'.length);
@@ -271,8 +271,8 @@ describe('what a read saw', () => {
   });
 
   it('is replaced by the next read, and dropped by one without', () => {
-    expect(chunkDone(two, A, at('0/30'), ALL).seen.get(A.oid)).toEqual(at('0/30'));
-    expect(chunkDone(two, A, null, ALL).seen.has(A.oid)).toBe(false);
+    expect(chunkDoneAmong(two, A, at('0/30'), ALL).seen.get(A.oid)).toEqual(at('0/30'));
+    expect(chunkDoneAmong(two, A, null, ALL).seen.has(A.oid)).toBe(false);
   });
 
   it.each([
@@ -287,7 +287,7 @@ describe('what a read saw', () => {
 
 describe('changes are replayed after an attempt that was broken off', () => {
   const seen: Seen = { visibility: '5:9:7', until: parseLsn('0/10') };
-  const hypertable = chunkDone(startHypertable(HYPERTABLE, [A]), A, seen, [A]);
+  const hypertable = chunkDoneAmong(startHypertable(HYPERTABLE, [A]), A, seen, [A]);
   const table = { ...startTable(), seen };
 
   it('only where something was left to read', () => {
@@ -339,7 +339,7 @@ function largestDocument(chunks: readonly TestChunk[], order: readonly TestChunk
   let largest = 0;
   for (const [index, each] of order.entries()) {
     const seen = { visibility: `${5_000_000 + index}:${5_000_001 + index}:`, until: 7n as Lsn };
-    progress = chunkDone(progress, each, seen, chunks);
+    progress = chunkDoneAmong(progress, each, seen, chunks);
     largest = Math.max(largest, documentBytes(progress));
     if (index % 40 === 39) progress = forgetSeen(progress, 7n as Lsn);
   }

@@ -7,7 +7,8 @@ import type { AirbyteStream, JsonObject } from '../src/airbyte/protocol.ts';
 import { columnType } from '../src/column-types.ts';
 import { Ledger } from '../src/ledger.ts';
 import { parseLsn } from '../src/postgres/lsn.ts';
-import { chunkDone, completed, startHypertable, startTable } from '../src/progress.ts';
+import { completed, startHypertable, startTable } from '../src/progress.ts';
+import { chunkDoneAmong } from './progress-steps.ts';
 import { CDC_COLUMNS, RecordClock, RecordEncoder } from '../src/record.ts';
 import type { SharedState } from '../src/state.ts';
 import { tuple, UNCHANGED } from './pgoutput-bytes.ts';
@@ -132,7 +133,7 @@ const MESSAGES: readonly (readonly [string, Make])[] = [
       const seen = { visibility: '5:9:7', until: parseLsn('0/40') };
       const book = ledger(output, SHARED);
       const start = startHypertable(HYPERTABLE, [chunk, { ...chunk, id: 2 }]);
-      book.setRows(metrics, chunkDone(start, chunk, seen, [chunk, { ...chunk, id: 2 }]));
+      book.setRows(metrics, chunkDoneAmong(start, chunk, seen, [chunk, { ...chunk, id: 2 }]));
       book.setRows(notes, completed(startTable()));
       book.checkpoint(notes);
     },

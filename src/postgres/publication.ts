@@ -17,6 +17,10 @@ export type PublicationStatus = {
   readonly viaRoot: boolean;
   /** Whether the role may alter it. */
   readonly ours: boolean;
+  /** Whether it leaves out columns or rows of some table. */
+  readonly limited: boolean;
+  /** Its own row is newer than what was asked about: what it publishes of a change, its owner or name may have been another. */
+  readonly altered: boolean;
 };
 
 export type TableName = { readonly oid: number; readonly schema: string; readonly name: string };
@@ -26,19 +30,44 @@ export function insertsPublication(publication: string): string {
   return `${publication.slice(0, 55)}_inserts`;
 }
 
+/**
+ * The publications of these names that exist, by name. One query.
+ * @param then tells which of them are `altered`; null: none is.
+ */
+export async function publicationStatuses(
+  client: ClientBase,
+  names: readonly string[],
+  then: Visibility | null = null,
+): Promise<ReadonlyMap<string, PublicationStatus>> {
+  const { rows } = await client.query<PublicationStatus & { readonly name: string }>(STATUSES, [
+    names,
+    shortXid(then?.xmax ?? 0n),
+    [...(then?.running ?? [])].map(shortXid),
+  ]);
+  return new Map(
+    rows.map(({ name, ...status }) => [
+      name,
+      { ...status, altered: then !== null && status.altered },
+    ]),
+  );
+}
+
 export async function publicationStatus(
   client: ClientBase,
   publication: string,
 ): Promise<PublicationStatus | null> {
-  const { rows } = await client.query<PublicationStatus>(
-    `SELECT p.oid::int8::int4 AS oid, p.puballtables AS "allTables", p.pubinsert AS insert, p.pubupdate AS update,
-            p.pubdelete AS delete, p.pubtruncate AS truncate, p.pubviaroot AS "viaRoot",
-            pg_catalog.pg_has_role(p.pubowner, 'MEMBER') AS ours
-       FROM pg_catalog.pg_publication p WHERE p.pubname = $1`,
-    [publication],
-  );
-  return rows[0] ?? null;
+  return (await publicationStatuses(client, [publication])).get(publication) ?? null;
 }
+
+/** Row filters and column lists do not exist before PostgreSQL 15: taken from the row as JSON. */
+const STATUSES = `
+SELECT p.pubname::text AS name, p.oid::int8::int4 AS oid, p.puballtables AS "allTables", p.pubinsert AS insert,
+       p.pubupdate AS update, p.pubdelete AS delete, p.pubtruncate AS truncate, p.pubviaroot AS "viaRoot",
+       pg_catalog.pg_has_role(p.pubowner, 'MEMBER') AS ours, ${newerThanSql('p', 2)} AS altered,
+       EXISTS (SELECT FROM pg_catalog.pg_publication_rel m
+                WHERE m.prpubid = p.oid
+                  AND (to_jsonb(m) ->> 'prqual' IS NOT NULL OR to_jsonb(m) ->> 'prattrs' IS NOT NULL)) AS limited
+  FROM pg_catalog.pg_publication p WHERE p.pubname = ANY ($1)`;
 
 /** OIDs of all relations that the publications publish: members as they were added, and leaf partitions. One query. */
 export async function publishedRelations(
@@ -187,74 +216,6 @@ async function addOne(client: ClientBase, publication: string, table: TableName)
     `${table.schema}.${table.name} could not be added to the publication ${publication}: DDL or maintenance keeps it locked.`,
     { kind: 'transient_error' },
   );
-}
-
-/** No older than the oldest transaction that is running. */
-const RECENT = `pg_catalog.age(m.xmin) <= pg_catalog.age(
-  (pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::numeric % 4294967296)::text::xid)`;
-
-/** Tables that are published with their schema: by pg_depend, since pg_publication_namespace is missing before PostgreSQL 15. */
-const SCHEMA_MEMBERS = `pg_catalog.pg_publication p
-  JOIN pg_catalog.pg_depend m ON m.refclassid = 'pg_publication'::regclass AND m.refobjid = p.oid
-   AND m.classid = to_regclass('pg_catalog.pg_publication_namespace')::oid
-  JOIN pg_catalog.pg_depend s ON s.classid = m.classid AND s.objid = m.objid
-   AND s.refclassid = 'pg_namespace'::regclass
-  JOIN pg_catalog.pg_class c ON c.relnamespace = s.refobjid AND c.relkind IN ('r', 'p')
-  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace`;
-
-/**
- * Members of the publications that transactions older than their membership may still be writing to, whoever added them:
- * also a sync that was killed while it awaited these writers.
- */
-export async function recentlyPublished(
-  client: ClientBase,
-  publications: readonly string[],
-): Promise<ReadonlySet<number>> {
-  const { rows } = await client.query<{ oid: string }>(
-    `SELECT m.prrelid::text AS oid
-       FROM pg_catalog.pg_publication_rel m
-       JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid
-      WHERE p.pubname = ANY ($1) AND ${RECENT}
-      UNION
-     SELECT c.oid::text FROM ${SCHEMA_MEMBERS} WHERE p.pubname = ANY ($1) AND ${RECENT}`,
-    [publications],
-  );
-  return new Set(rows.map(({ oid }) => Number(oid)));
-}
-
-/** Members of the publications that were added by transactions which were not visible then. */
-export async function publishedSince(
-  client: ClientBase,
-  publications: readonly string[],
-  then: Visibility,
-): Promise<readonly TableName[]> {
-  const { rows } = await client.query<{ oid: string; schema: string; name: string }>(
-    `SELECT m.prrelid::text AS oid, n.nspname AS schema, c.relname AS name
-       FROM pg_catalog.pg_publication_rel m
-       JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid
-       JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
-       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE p.pubname = ANY ($1) AND ${newerThanSql('m', 2)}
-      UNION
-     SELECT c.oid::text, n.nspname, c.relname FROM ${SCHEMA_MEMBERS}
-      WHERE p.pubname = ANY ($1) AND ${newerThanSql('m', 2)}`,
-    [publications, shortXid(then.xmax), [...then.running].map(shortXid)],
-  );
-  return rows.map(({ oid, schema, name }) => ({ oid: Number(oid), schema, name }));
-}
-
-/** Names of publications whose own row is newer: what they publish of a change, their owner or name may have been another. */
-export async function alteredSince(
-  client: ClientBase,
-  publications: readonly string[],
-  then: Visibility,
-): Promise<readonly string[]> {
-  const { rows } = await client.query<{ name: string }>(
-    `SELECT p.pubname AS name FROM pg_catalog.pg_publication p
-      WHERE p.pubname = ANY ($1) AND ${newerThanSql('p', 2)} ORDER BY 1`,
-    [publications, shortXid(then.xmax), [...then.running].map(shortXid)],
-  );
-  return rows.map(({ name }) => name);
 }
 
 /**

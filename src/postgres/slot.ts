@@ -39,15 +39,6 @@ export const SLOT_STATUS = `s.plugin, s.database, s.active, s.wal_status,
        to_jsonb(s) ->> 'invalidation_reason' AS reason,
        s.confirmed_flush_lsn::text AS confirmed, s.restart_lsn::text AS restart`;
 
-/** The slot as the server sees it, null where there is none of that name. */
-export async function slotStatus(client: ClientBase, slot: string): Promise<SlotStatus | null> {
-  const { rows } = await client.query<SlotStatusRow>(
-    `SELECT ${SLOT_STATUS} FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1`,
-    [slot],
-  );
-  return rows[0] === undefined ? null : toSlotStatus(rows[0]);
-}
-
 export function toSlotStatus(row: SlotStatusRow): SlotStatus {
   return {
     plugin: row.plugin,
@@ -198,12 +189,14 @@ function explainCreation(error: unknown, slot: string, waitSeconds: number): unk
  * https://github.com/postgres/postgres/blob/master/src/backend/replication/logical/logical.c
  */
 export async function confirmSlot(client: ClientBase, slot: string, lsn: Lsn): Promise<void> {
-  const { rowCount } = await client.query(
-    `SELECT pg_catalog.pg_replication_slot_advance(slot_name, $2::pg_lsn)
-       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn < $2::pg_lsn`,
+  await client.query(
+    `SELECT again.end_lsn
+       FROM pg_catalog.pg_replication_slots s
+      CROSS JOIN LATERAL pg_catalog.pg_replication_slot_advance(s.slot_name, $2::pg_lsn) AS moved
+      CROSS JOIN LATERAL pg_catalog.pg_replication_slot_advance(s.slot_name, moved.end_lsn) AS again
+      WHERE s.slot_name = $1 AND s.confirmed_flush_lsn < $2::pg_lsn`,
     [slot, formatLsn(lsn)],
   );
-  if (rowCount !== 0) await touchSlot(client, slot);
 }
 
 /** Moves the slot to where it is: nothing more is confirmed, but the server counts it as used, and may keep less for it. */
@@ -252,15 +245,18 @@ export type ServerIdentity = { readonly systemIdentifier: string; readonly timel
  * Which cluster this is, and which of its histories. The control file tells the timeline of the last checkpoint, which
  * comes a while after a promotion; the name of the WAL file that is written to tells today's.
  */
+export const SERVER_IDENTITY = `
+       (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS "systemIdentifier",
+       CASE WHEN pg_catalog.pg_is_in_recovery()
+            THEN (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())
+            ELSE ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int4
+       END AS timeline`;
+
 export async function serverIdentity(client: ClientBase): Promise<ServerIdentity> {
-  const { rows } = await client.query<{ id: string; timeline: number }>(
-    `SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS id,
-            CASE WHEN pg_catalog.pg_is_in_recovery()
-                 THEN (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())
-                 ELSE ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int4
-            END AS timeline`,
-  );
-  return { systemIdentifier: rows[0]?.id ?? '', timeline: rows[0]?.timeline ?? 0 };
+  const { rows } = await client.query<ServerIdentity>(`SELECT ${SERVER_IDENTITY}`);
+  const [identity] = rows;
+  if (identity === undefined) throw new Error('a query without FROM gave no row');
+  return identity;
 }
 
 const PAGE_BYTES = 8192n;

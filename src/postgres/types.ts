@@ -53,11 +53,12 @@ SELECT t.oid::bigint AS oid, t.typname AS name, t.typtype AS kind, t.element::bi
                 WHERE o.opcintype = t.oid AND o.opcdefault AND m.amname = 'btree') AS ordered
 FROM wanted w JOIN type t ON t.oid = w.oid`;
 
-/** These types, and the element and base types that they lead to, in one query. */
+/** These types, and the element and base types that they lead to, in one query; in none where there are none. */
 export async function loadTypes(
   client: ClientBase,
   oids: readonly number[],
 ): Promise<Map<number, PgType>> {
+  if (oids.length === 0) return new Map();
   const { rows } = await client.query<TypeRow>(TYPES, [oids]);
   return new Map(
     rows.map((row) => [

@@ -57,21 +57,23 @@ export const OPEN_END = 2n ** 63n - 1n;
 
 /**
  * Slices of the hypertable's first open dimension; a chunk without one must still be listed, or its rows were lost. Looked up
- * chunk by chunk: without statistics of the system catalog, as after many new chunks, a join takes quadratic time.
+ * chunk by chunk, and each by its own key, which OFFSET 0 keeps apart from the condition on its dimension: without statistics
+ * of the system catalog, as after many new chunks, a join takes quadratic time, and so does an index of the dimensions.
  */
 function chunksSql(catalog: TimescaleCatalog): string {
   const slices = catalog.sliceHasChunkId
-    ? '_timescaledb_catalog.dimension_slice s WHERE s.chunk_id = ch.id'
+    ? '(SELECT * FROM _timescaledb_catalog.dimension_slice o WHERE o.chunk_id = ch.id OFFSET 0) s'
     : `_timescaledb_catalog.chunk_constraint k
-  JOIN _timescaledb_catalog.dimension_slice s ON s.id = k.dimension_slice_id
-  WHERE k.chunk_id = ch.id`;
+  CROSS JOIN LATERAL (
+    SELECT * FROM _timescaledb_catalog.dimension_slice o WHERE o.id = k.dimension_slice_id OFFSET 0) s`;
+  const own = catalog.sliceHasChunkId ? 'true' : 'k.chunk_id = ch.id';
   return `
 SELECT ch.id, r.oid::bigint AS oid, ch.hypertable_id, n.nspname AS schema, r.relname AS name,
        r.relkind = 'f' AS foreign, has_any_column_privilege(r.oid, 'SELECT') AS selectable, ch.status, slice.range_start, slice.range_end, ${CHUNK_SIZE_SQL}
 FROM ${chunkRelationsSql(catalog)}
 LEFT JOIN LATERAL (
   SELECT s.range_start, s.range_end FROM ${slices}
-    AND s.dimension_id = (
+   WHERE ${own} AND s.dimension_id = (
       SELECT min(d.id) FROM _timescaledb_catalog.dimension d
        WHERE d.interval_length IS NOT NULL AND d.hypertable_id = ch.hypertable_id)
    LIMIT 1) slice ON true
@@ -126,71 +128,6 @@ FROM ${chunkRelationsSql(catalog)}
 WHERE n.nspname !~ '^_timescaledb_'
 ${compressed}`);
   return rows.map((row) => Number(row.oid));
-}
-
-export type ChunkPublication = {
-  readonly published: boolean;
-  /**
-   * Published by the transaction that made the chunk, or by an older publication of everything or of its schema: every
-   * row ever inserted into this chunk was inserted under the publication. False where that cannot be told. True does not
-   * tell of rows that a split moved here, nor of a chunk older than the slot, nor of rows inserted in one transaction
-   * *before* a hand-written ALTER PUBLICATION: ranges, the slot's age and the way of publishing do.
-   */
-  readonly sinceBirth: boolean;
-};
-
-/**
- * Birth is the xmin of a system attribute, which no later command rewrites. TimescaleDB makes a chunk and lets it inherit
- * in two consecutive commands (2.19 to 2.31); a table that was filled and then attached has more between. Schema
- * publications are read from pg_depend because pg_publication_namespace does not exist before PostgreSQL 15. Where xids
- * are too old to compare, and where the cmin is not the first one any more, the answer is false: one read too many.
- */
-const PUBLICATIONS = `
-WITH publication AS (
-  SELECT p.oid, p.puballtables, age(p.xmin) AS age
-  FROM pg_publication p WHERE p.pubname = ANY ($2::text[])
-), chunk AS (
-  SELECT c.oid, c.relnamespace,
-         CASE WHEN i.xmin = a.xmin AND i.cmin::text::bigint - a.cmin::text::bigint <= 1 THEN a.xmin END AS birth
-  FROM unnest($1::oid[]) AS wanted (oid)
-  JOIN pg_class c ON c.oid = wanted.oid AND c.relkind = 'r'
-  LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhseqno = 1
-  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' AND a.attnum < 0
-), published AS (
-  SELECT c.oid, m.xmin = c.birth AS since_birth
-  FROM chunk c
-  JOIN pg_publication_rel m ON m.prrelid = c.oid
-  JOIN publication p ON p.oid = m.prpubid
-  UNION ALL
-  SELECT c.oid, p.age > age(c.birth) FROM chunk c JOIN publication p ON p.puballtables
-  UNION ALL
-  SELECT c.oid, age(s.xmin) > age(c.birth)
-  FROM publication p
-  JOIN pg_depend m ON m.refclassid = 'pg_publication'::regclass AND m.refobjid = p.oid
-    AND m.classid = to_regclass('pg_catalog.pg_publication_namespace')::oid
-  JOIN pg_depend s ON s.classid = m.classid AND s.objid = m.objid AND s.refclassid = 'pg_namespace'::regclass
-  JOIN chunk c ON c.relnamespace = s.refobjid
-)
-SELECT oid::bigint AS oid, coalesce(bool_or(since_birth), false) AS since_birth
-FROM published GROUP BY oid`;
-
-/** For each chunk OID whether one of the publications contains it: by name, with its schema, or with everything. One query. */
-export async function chunkPublications(
-  client: ClientBase,
-  chunkOids: readonly number[],
-  publications: readonly string[],
-): Promise<ReadonlyMap<number, ChunkPublication>> {
-  const { rows } = await client.query<{ oid: string; since_birth: boolean }>(PUBLICATIONS, [
-    chunkOids,
-    publications,
-  ]);
-  const found = new Map<number, ChunkPublication>(
-    chunkOids.map((oid) => [oid, { published: false, sinceBirth: false }]),
-  );
-  for (const row of rows) {
-    found.set(Number(row.oid), { published: true, sinceBirth: row.since_birth });
-  }
-  return found;
 }
 
 /**

@@ -58,8 +58,9 @@ export type TimescaleCatalog = {
   readonly markers: 'all moves' | 'not of policies' | 'none';
 };
 
+/** The setting exists once the extension's library is loaded, which the analysis of a session's first statement brings about. */
 const PROBE = `
-SELECT e.extversion AS version,
+SELECT e.extversion AS version, current_setting('timescaledb.enable_compression_wal_markers', true) AS markers,
        ARRAY (SELECT (c.relname || '.' || a.attname)::text
               FROM pg_class c
               JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = '_timescaledb_catalog'
@@ -70,15 +71,15 @@ FROM pg_extension e WHERE e.extname = 'timescaledb'`;
 
 /** Probed once a session. null: the extension is not installed in this database. */
 export async function probeTimescale(client: ClientBase): Promise<TimescaleCatalog | null> {
-  const { rows } = await client.query<{ version: string; columns: readonly string[] }>(PROBE);
+  const { rows } = await client.query<{
+    version: string;
+    markers: string | null;
+    columns: readonly string[];
+  }>(PROBE);
   const [row] = rows;
   if (row === undefined) return null;
   const has = (column: string): boolean => row.columns.includes(column);
-  // A query of its own: the setting exists once the extension's library is loaded, which the first one brings about.
-  const settings = await client.query<{ markers: string | null }>(
-    `SELECT current_setting('timescaledb.enable_compression_wal_markers', true) AS markers`,
-  );
-  const marked = settings.rows[0]?.markers === 'on';
+  const marked = row.markers === 'on';
   return {
     version: row.version,
     chunkHasRelid: has('chunk.relid'),
@@ -116,16 +117,36 @@ type HypertableRow = {
   readonly aggregate_schema: string | null;
   readonly aggregate_name: string | null;
   readonly dimensions: readonly DimensionRow[];
+  readonly chunks: string;
+  readonly rows: number;
+  readonly bytes: string;
+  readonly compressed: string;
+  readonly retention: string | null;
 };
 
 /** Names lead to OIDs through pg_class, since a cast to regclass needs USAGE on the schema. */
 function hypertablesSql(catalog: TimescaleCatalog): string {
   const state = catalog.hypertableHasCompressedState ? 'h.compression_state' : '0';
+  const jobs = catalog.jobsInCatalog ? '_timescaledb_catalog' : '_timescaledb_config';
   return `
+WITH sized AS (
+  SELECT ch.hypertable_id, ch.status, ${CHUNK_SIZE_SQL}
+  FROM ${chunkRelationsSql(catalog)}
+  LEFT JOIN _timescaledb_catalog.compression_chunk_size z ON z.chunk_id = ch.id
+), total AS (
+  SELECT hypertable_id, count(*) AS chunks, sum(greatest(rows, 0)) AS rows, sum(bytes) AS bytes,
+         count(*) FILTER (WHERE status & 1 <> 0) AS compressed
+  FROM sized GROUP BY hypertable_id
+), policy AS (
+  SELECT hypertable_id, min(coalesce(config ->> 'drop_after', config ->> 'drop_created_before')) AS retention
+  FROM ${jobs}.bgw_job WHERE proc_name = 'policy_retention' GROUP BY hypertable_id
+)
 SELECT h.id, r.oid::bigint AS oid, h.schema_name AS schema, h.table_name AS name,
        h.associated_schema_name AS chunk_schema, h.associated_table_prefix AS chunk_prefix,
        ${state} = 1 OR h.status & 4 <> 0 AS compression,
-       ca.user_view_schema AS aggregate_schema, ca.user_view_name AS aggregate_name, d.dimensions
+       ca.user_view_schema AS aggregate_schema, ca.user_view_name AS aggregate_name, d.dimensions,
+       coalesce(t.chunks, 0) AS chunks, coalesce(t.rows, 0) AS rows, coalesce(t.bytes, 0) AS bytes,
+       coalesce(t.compressed, 0) AS compressed, p.retention
 FROM _timescaledb_catalog.hypertable h
 JOIN pg_namespace n ON n.nspname = h.schema_name
 JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = h.table_name
@@ -137,17 +158,26 @@ CROSS JOIN LATERAL (
            'has_function', d.partitioning_func IS NOT NULL) ORDER BY d.id) AS dimensions
   FROM _timescaledb_catalog.dimension d WHERE d.hypertable_id = h.id
 ) d
+LEFT JOIN total t ON t.hypertable_id = h.id
+LEFT JOIN policy p ON p.hypertable_id = h.id
 WHERE ${state} <> 2 AND d.dimensions IS NOT NULL
 ORDER BY h.id`;
 }
 
-/** Every hypertable of the database, materialization hypertables too, but not the internal compressed ones (up to 2.28). */
+/**
+ * Every hypertable of the database, materialization hypertables too, but not the internal compressed ones (up to 2.28).
+ * Sizes are from statistics that are there already: no chunk is opened. One query.
+ */
 export async function listHypertables(
   client: ClientBase,
   catalog: TimescaleCatalog,
-): Promise<readonly Hypertable[]> {
+): Promise<readonly { readonly hypertable: Hypertable; readonly stats: HypertableStats }[]> {
   const { rows } = await client.query<HypertableRow>(hypertablesSql(catalog));
-  return rows.map((row) => ({
+  return rows.map((row) => ({ hypertable: toHypertable(row), stats: toStats(row) }));
+}
+
+function toHypertable(row: HypertableRow): Hypertable {
+  return {
     id: row.id,
     oid: Number(row.oid),
     schema: row.schema,
@@ -160,7 +190,17 @@ export async function listHypertables(
       row.aggregate_schema === null || row.aggregate_name === null
         ? null
         : { schema: row.aggregate_schema, name: row.aggregate_name },
-  }));
+  };
+}
+
+function toStats(row: HypertableRow): HypertableStats {
+  return {
+    chunks: Number(row.chunks),
+    approximateRows: Math.round(row.rows),
+    approximateBytes: Number(row.bytes),
+    compressedChunks: Number(row.compressed),
+    retention: row.retention,
+  };
 }
 
 function toDimension(row: DimensionRow): Dimension {
@@ -207,55 +247,3 @@ export type HypertableStats = {
   /** What the retention policy drops after: an interval, or a number in the integer dimension's unit. */
   readonly retention: string | null;
 };
-
-type StatsRow = {
-  readonly id: number;
-  readonly chunks: string;
-  readonly rows: number;
-  readonly bytes: string;
-  readonly compressed: string;
-  readonly retention: string | null;
-};
-
-/** From statistics that are there already, all hypertables at once: no chunk is opened. */
-export async function hypertableStats(
-  client: ClientBase,
-  catalog: TimescaleCatalog,
-  ids: readonly number[],
-): Promise<ReadonlyMap<number, HypertableStats>> {
-  const jobs = catalog.jobsInCatalog ? '_timescaledb_catalog' : '_timescaledb_config';
-  const { rows } = await client.query<StatsRow>(
-    `
-WITH sized AS (
-  SELECT ch.hypertable_id, ch.status, ${CHUNK_SIZE_SQL}
-  FROM ${chunkRelationsSql(catalog)}
-  LEFT JOIN _timescaledb_catalog.compression_chunk_size z ON z.chunk_id = ch.id
-  WHERE ch.hypertable_id = ANY ($1::int[])
-), total AS (
-  SELECT hypertable_id, count(*) AS chunks, sum(greatest(rows, 0)) AS rows, sum(bytes) AS bytes,
-         count(*) FILTER (WHERE status & 1 <> 0) AS compressed
-  FROM sized GROUP BY hypertable_id
-), policy AS (
-  SELECT hypertable_id, min(coalesce(config ->> 'drop_after', config ->> 'drop_created_before')) AS retention
-  FROM ${jobs}.bgw_job WHERE proc_name = 'policy_retention' GROUP BY hypertable_id
-)
-SELECT wanted.id, coalesce(t.chunks, 0) AS chunks, coalesce(t.rows, 0) AS rows, coalesce(t.bytes, 0) AS bytes,
-       coalesce(t.compressed, 0) AS compressed, p.retention
-FROM unnest($1::int[]) AS wanted (id)
-LEFT JOIN total t ON t.hypertable_id = wanted.id
-LEFT JOIN policy p ON p.hypertable_id = wanted.id`,
-    [ids],
-  );
-  return new Map(
-    rows.map((row) => [
-      row.id,
-      {
-        chunks: Number(row.chunks),
-        approximateRows: Math.round(row.rows),
-        approximateBytes: Number(row.bytes),
-        compressedChunks: Number(row.compressed),
-        retention: row.retention,
-      },
-    ]),
-  );
-}
