@@ -20,6 +20,7 @@ import {
   syncChanges,
   visibilityNow,
 } from './cdc-sync.ts';
+import { refuseFailover } from './failover-slot.ts';
 import { guards, timescaleFacts } from './check-timescale.ts';
 import type { Output } from './airbyte/output.ts';
 import { ChunkBook } from './chunk-book.ts';
@@ -30,6 +31,7 @@ import { cdcSessions, type LoadContext } from './load.ts';
 import { label, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
+import { serverIdentity } from './postgres/slot.ts';
 import { alteredSince, publishedSince, type TableName } from './postgres/publication.ts';
 import { parseVisibility } from './postgres/visibility.ts';
 import { replayed, startTable } from './progress.ts';
@@ -40,6 +42,7 @@ import { visibilityIsExact } from './slice-conditions.ts';
 import { hypertableOf, type SourceModel } from './source-model.ts';
 import { type InputState, type SharedState, streamKey } from './state.ts';
 import type { Statuses } from './statuses.ts';
+import { acrossTakeover } from './takeover.ts';
 import type { ChunkNaming } from './timescaledb/chunk-router.ts';
 import { ChunkWatcher, type WatchOptions } from './timescaledb/watcher.ts';
 
@@ -56,11 +59,13 @@ export async function syncWithWal(
   settings: CdcConfig,
   plan: SyncPlan,
   planned: readonly SyncStream[],
-  state: InputState,
+  stored: InputState,
   statuses: Statuses,
 ): Promise<void> {
   const { config, main, source, output, clock } = base;
-  const { cdc, changing } = await makeReady(base, settings, planned, state.shared === null);
+  const { cdc, changing } = await makeReady(base, settings, planned, stored.shared === null);
+  const identity = await serverIdentity(main);
+  const { state, refusal, note } = await acrossTakeover(config, identity, stored);
   const watch = watcher(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output, watch);
   const covering = { main, config, cdc, book, output };
@@ -68,7 +73,9 @@ export async function syncWithWal(
   const unseen = await publishedUnseen(base, cdc, state.shared);
   const seen = await visibilityNow(main);
   const columns = await columnsNow(base, changing, state.shared);
-  const start = await startPosition(main, config, cdc, state.shared, base.handedIn, output);
+  const given = { shared: state.shared, handedIn: base.handedIn, identity, refusal, seen };
+  const start = await startPosition(main, config, cdc, given, output);
+  if (note !== null && !start.fresh) output.log('WARN', note);
   clock.raise(start.shared.cursorFloor);
   const ledger = new Ledger(
     output,
@@ -85,21 +92,12 @@ export async function syncWithWal(
   if (interrupted) book.drainFirst = true;
   const exactXmin = visibilityIsExact(seen);
   const context = { ...base, ledger, book, exactXmin };
-  const routing = new ChangeRouting(
-    main,
-    ledger,
-    book,
-    clock,
-    changing,
-    namings(source, state),
-    cdc.main.allTables,
-    source.types,
-    warnings(output),
-  );
+  const routing = changeRouting(base, cdc, changing, state, ledger, book);
   const heartbeat = await Heartbeat.start(main, config, cdc, output);
   try {
     for (const stream of changing) statuses.started(stream);
-    await followChanges({ ...context, cdc, routing, watch, streams: changing });
+    const { failover } = start;
+    await followChanges({ ...context, cdc, failover, routing, watch, streams: changing });
     for (const stream of plan.streams) {
       if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
     }
@@ -123,6 +121,7 @@ async function makeReady(
   const { config, main, output } = base;
   settingNotes(settings).forEach(warnings(output));
   await refuseStandby(main);
+  await refuseFailover(main, settings);
   await claimSlot(main, settings.slot);
   await logSlot(main, settings.slot, 'At the start', output);
   const cdc = await ensurePublication(main, config, settings, fresh);
@@ -137,6 +136,27 @@ function warnings(output: Output): (sentence: string) => void {
   return (sentence) => {
     output.log('WARN', sentence);
   };
+}
+
+function changeRouting(
+  { main, source, output, clock }: Base,
+  cdc: CdcRun,
+  changing: readonly SyncStream[],
+  state: InputState,
+  ledger: Ledger,
+  book: ChunkBook,
+): ChangeRouting {
+  return new ChangeRouting(
+    main,
+    ledger,
+    book,
+    clock,
+    changing,
+    namings(source, state),
+    cdc.main.allTables,
+    source.types,
+    warnings(output),
+  );
 }
 
 /** With a copy of the slot, as long as that takes. */

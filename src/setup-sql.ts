@@ -103,6 +103,7 @@ function ability(facts: SetupFacts): readonly string[] {
     ...(changes.tables.some(({ kind }) => kind !== 'table')
       ? [`* new chunks: ${newChunks(changes, publishes)}`]
       : []),
+    ...(changes.failoverTooNew === null ? [] : [changes.failoverTooNew]),
     ...(server.walLevel === 'logical'
       ? []
       : [

@@ -35,12 +35,15 @@ const server: ServerFacts = {
   mayCreate: true,
   slots: 10,
   slotsUsed: 8,
+  awaitsStandbys: false,
 };
 
 const slot: SlotUse = {
   plugin: 'pgoutput',
   database: 'db',
   active: false,
+  temporary: false,
+  failover: false,
   walStatus: 'reserved',
   invalidationReason: null,
   confirmed: parseLsn('0/200'),

@@ -20,6 +20,7 @@ const server: ServerFacts = {
   mayCreate: false,
   slots: 10,
   slotsUsed: 0,
+  awaitsStandbys: false,
 };
 
 const metrics: PublishedTable = {
@@ -40,6 +41,9 @@ const changes: Changes = {
   publication: 'pub',
   inserts: 'pub_inserts',
   waitSeconds: 1200,
+  failover: false,
+  alterSlot: null,
+  failoverTooNew: null,
   managed: false,
   status: null,
   tables: [metrics],
