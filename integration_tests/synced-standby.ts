@@ -30,8 +30,9 @@ export class SyncedStandby implements AsyncDisposable {
     const info = await it.#setting('primary_conninfo');
     const rest = info.replaceAll(/\b(channel_binding|gssencmode|dbname)=\S+ ?/g, '');
     it.#connInfo = `${rest} dbname=postgres`;
-    await it.#set(recovery, 'sync_replication_slots', 'on');
+    // In this order: without a dbname the worker ends, and is started again after a minute.
     await it.attach();
+    await it.#set(recovery, 'sync_replication_slots', 'on');
     if (awaited) {
       const slot = await it.#setting('primary_slot_name');
       await it.#set(primary, 'synchronized_standby_slots', slot);

@@ -41,8 +41,8 @@ export type SharedState = {
    */
   readonly lsnSeen: string | null;
   /**
-   * Whatever has left, and whatever leaves before the next state, had committed by then; null where nothing is known of
-   * that, as while rows are read.
+   * Every change that has left, and that leaves before the next state, had committed by then; null where that is not
+   * known, as while rows are read.
    */
   readonly emittedTo: Lsn | null;
   /** The last order token given out. */

@@ -139,6 +139,16 @@ describe('what is printed', () => {
     expect(removeSql(managed)).toContain('REVOKE "rds_replication" FROM "airbyte";');
   });
 
+  test('a slot for failover, where the server knows such slots', () => {
+    const create = /pg_create_logical_replication_slot\('slot', 'pgoutput'(.*?)\)/;
+    expect(create.exec(statements(setupSql(facts())))?.[1]).toBe('');
+    const script = setupSql(facts({ failover: true, alterSlot: 'do this' }));
+    expect(create.exec(statements(script))?.[1]).toBe(', failover => true');
+    expect(script.replaceAll('\n-- ', ' ')).toContain('In a shell: do this');
+    const old = setupSql(facts({ failoverTooNew: 'too old for it' }));
+    expect(old).toContain('-- too old for it');
+  });
+
   test('first what is read from, last the slot', () => {
     const script = statements(setupSql(facts()));
     const places = ['CREATE PUBLICATION', 'CREATE EVENT TRIGGER', 'virtualtransaction'].map((it) =>
