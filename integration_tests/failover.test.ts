@@ -134,6 +134,38 @@ describe.each<Release>(['trixie', 'sid'])('on %s', (release) => {
     expectRefused(await halfway.attempt(), 'config_error', /in the middle of a sync.*is not known/);
   });
 
+  test('several hosts: a sync that runs goes on with the one that takes over', async (context) => {
+    if (reason !== '') context.skip(reason);
+    await using db = await createDatabase(server?.url);
+    await using standby = await SyncedStandby.of(server);
+    await fill(db);
+    const there = standby.database(db);
+    const hosts = [there, db].map(({ url }) => new URL(url).host).join(',');
+    const connection = await connectTo(db, {}, { ...settings(db), host: hosts });
+    (await connection.sync()).succeeded();
+    await standby.ready(connection);
+    await db.query(
+      `INSERT INTO orders SELECT i, repeat('x', 2000) FROM generate_series(1001, 1300) i`,
+    );
+    const takeOver = stopWhen(
+      recordWhere(({ id }) => id === 1001),
+      async () => {
+        await standby.caughtUp(db);
+        await standby.promote();
+        await there.query(change(1));
+        await db.query(
+          `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name LIKE 'source-timescaledb: %'`,
+        );
+      },
+    );
+    const result = (await connection.sync(takeOver)).succeeded();
+    expect(result.logs().join('\n')).toMatch(/from the last STATE.*the sync goes on/s);
+    const moved = movedTo(connection, there);
+    await moved.expectEqual('metrics', 'orders', 'notes');
+    expect((await moved.sync()).succeeded().records()).toEqual([]);
+  });
+
   test('what leaves is on the standbys in synchronized_standby_slots; one that is gone is named', async (context) => {
     if (reason !== '') context.skip(reason);
     await using db = await createDatabase(server?.url);

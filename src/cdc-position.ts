@@ -34,6 +34,8 @@ export type Given = {
   readonly identity: ServerIdentity;
   /** Why the state does not fit this server; null where it does. */
   readonly refusal: string | null;
+  /** That another server took over, as a sentence, where the state fits it nevertheless; else null. */
+  readonly moved: string | null;
   /** A visibility from before this: what a new position begins with. */
   readonly seen: string;
 };
@@ -67,13 +69,15 @@ export async function startPosition(
     const now = await targetLsn(client);
     const reason =
       cannotGoOn(given, shared, cdc, status, database, now) ?? madeAgain(shared, publicationOid);
+    const { moved } = given;
     if (reason === null) {
       const failover = status?.failover === true;
       if (given.handedIn) await confirm(client, cdc.slot, shared.lsn, failover);
       return { shared: { ...shared, publicationOid }, failover, fresh: false };
     }
-    if (!cdc.resyncOnInvalidPosition) throw invalidPosition(reason);
-    output.log('WARN', `${reason} Every stream is read again, as configured.`);
+    const whole = moved === null ? reason : `${reason} ${moved}`;
+    if (!cdc.resyncOnInvalidPosition) throw invalidPosition(whole);
+    output.log('WARN', `${whole} Every stream is read again, as configured.`);
   }
   const lsn = await freshSlot(client, config, cdc, status, output);
   return {

@@ -65,7 +65,7 @@ export async function syncWithWal(
   const { config, main, source, output, clock } = base;
   const { cdc, changing } = await makeReady(base, settings, planned, stored.shared === null);
   const identity = await serverIdentity(main);
-  const { state, refusal, note } = await acrossTakeover(config, identity, stored);
+  const { state, refusal, note, moved } = await acrossTakeover(config, identity, stored);
   const watch = watcher(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output, watch);
   const covering = { main, config, cdc, book, output };
@@ -73,7 +73,7 @@ export async function syncWithWal(
   const unseen = await publishedUnseen(base, cdc, state.shared);
   const seen = await visibilityNow(main);
   const columns = await columnsNow(base, changing, state.shared);
-  const given = { shared: state.shared, handedIn: base.handedIn, identity, refusal, seen };
+  const given = { shared: state.shared, handedIn: base.handedIn, identity, refusal, moved, seen };
   const start = await startPosition(main, config, cdc, given, output);
   if (note !== null && !start.fresh) output.log('WARN', note);
   clock.raise(start.shared.cursorFloor);

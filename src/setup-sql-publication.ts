@@ -157,6 +157,7 @@ export function slotBlock(changes: Changes): string {
       'RESET statement_timeout;',
       'RESET lock_timeout;',
       'RESET search_path;',
+      'RESET client_min_messages;',
     ],
   );
 }

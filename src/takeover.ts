@@ -4,6 +4,7 @@
  * that point. Whether the slot is there, and can serve the state, is judged as always.
  */
 import type { Config } from './config.ts';
+import { asConnectorError } from './errors.ts';
 import { connectForReplication } from './postgres/connection.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';
 import type { ServerIdentity } from './postgres/slot.ts';
@@ -16,8 +17,10 @@ export type Takeover = {
   readonly state: InputState;
   /** Why it cannot be gone on with; null where nothing of this kind is in the way. */
   readonly refusal: string | null;
-  /** What happened, for the log. */
+  /** What happened, for the log, where it does not keep the state from being gone on with. */
   readonly note: string | null;
+  /** The first sentence of it: other things may be in the way because of it. */
+  readonly moved: string | null;
 };
 
 /** Asks the server for its history where the state is of an earlier one of it. */
@@ -31,19 +34,27 @@ export async function acrossTakeover(
     shared === null ||
     shared.systemIdentifier !== identity.systemIdentifier ||
     shared.timeline === identity.timeline;
-  if (same) return { state, refusal: null, note: null };
+  if (same) return { state, refusal: null, note: null, moved: null };
   if (shared.timeline > identity.timeline) return judgeTakeover(state, shared, identity, '');
-  const session = await connectForReplication(config, 'timeline history');
   try {
-    return judgeTakeover(
-      state,
-      shared,
-      identity,
-      await timelineHistory(session, identity.timeline),
-    );
-  } finally {
-    await session.end().catch(() => undefined);
+    const session = await connectForReplication(config, 'timeline history');
+    try {
+      const history = await timelineHistory(session, identity.timeline);
+      return judgeTakeover(state, shared, identity, history);
+    } finally {
+      await session.end().catch(() => undefined);
+    }
+  } catch (error) {
+    const failure = asConnectorError(error, 'asking for the history of the timeline');
+    // It may be had the next time; what a person has to mend must not stand in the way of reading everything anew.
+    if (failure.kind === 'transient_error') throw error;
+    const refusal = `${movedText(shared, identity)}. Where it left the old timeline cannot be found out: ${failure.message}`;
+    return { state, refusal, note: null, moved: null };
   }
+}
+
+function movedText(shared: SharedState, identity: ServerIdentity): string {
+  return `The server is on timeline ${identity.timeline}, the state on ${shared.timeline}: another server took over, or it was restored`;
 }
 
 /** Pure. @param history of the timeline that the server is on. */
@@ -55,9 +66,9 @@ export function judgeTakeover(
 ): Takeover {
   const branch = branchPoint(history, shared.timeline);
   const refusal = cannotFollow(shared, branch);
-  const moved = `The server is on timeline ${identity.timeline}, the state on ${shared.timeline}: another server took over, or it was restored`;
+  const moved = movedText(shared, identity);
   if (refusal !== null || branch === null || shared.lsnSeen === null) {
-    return { state, refusal: `${moved}${refusal ?? ''}.`, note: null };
+    return { state, refusal: `${moved}${refusal ?? ''}.`, note: null, moved: null };
   }
   return {
     state: {
@@ -72,6 +83,7 @@ export function judgeTakeover(
       ),
     },
     refusal: null,
+    moved: `${moved}.`,
     note: `${moved}. That was at ${formatLsn(branch)}, and nothing that has left is from behind it: the sync goes on.`,
   };
 }
