@@ -94,7 +94,10 @@ function cannotFollow(shared: SharedState, branch: Lsn | null): string | null {
   const left = `the old timeline was left at ${formatLsn(branch)}`;
   // Of a sync that ended by itself nothing but the rows of full refreshes has left since.
   const emittedTo = shared.settled ? shared.lsn : shared.emittedTo;
-  if (emittedTo === null || shared.lsnSeen === null) {
+  if (shared.lsnSeen === null) {
+    return `, and the state is of a version that does not tell enough to go on with it: ${left}`;
+  }
+  if (emittedTo === null) {
     return `, in the middle of a sync: ${left}, and how far its records went is not known`;
   }
   if (emittedTo > branch || shared.lsn > branch) {

@@ -103,7 +103,7 @@ describe('a state is refused', () => {
       { settled: false, lsn: parseLsn('0/4000000'), emittedTo: parseLsn('0/5000001') },
       /up to 0\/5000001 may not be on it/,
     ],
-    ['of an older version', { lsnSeen: null }, /is not known\.$/],
+    ['of an older version', { lsnSeen: null }, /of a version that does not tell enough/],
     ['of a timeline that is not in the history', { timeline: 5 }, /restored\.$/, 6],
     ['of a later timeline', { timeline: 5 }, /timeline 4, the state on 5.*restored\.$/],
   ])('%s', (_, changes, sentence, timeline = 4) => {
