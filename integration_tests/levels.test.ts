@@ -3,7 +3,7 @@
  * them is seen, what `check` says of it, and whether the connector has changed anything in the database.
  */
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -75,6 +75,28 @@ function numbers(from: number, to: number, without: readonly number[] = []): num
   );
 }
 
+const README = new URL('../README.md', import.meta.url);
+
+/**
+ * The role that a section of the README makes, and what it gives to it, with the names of this test in place of its own.
+ * @returns the role's name, and the SQL behind its making.
+ */
+async function asTheReadmeSays(
+  section: string,
+  roles: Roles,
+  names: Readonly<Record<string, string>> = {},
+): Promise<{ readonly role: string; readonly sql: string }> {
+  const text = (await readFile(README, 'utf8')).split(`### ${section}\n`)[1]?.split('\n### ')[0];
+  const made = /CREATE ROLE airbyte ([^;`]*)/.exec(text ?? '');
+  if (text === undefined || made === null) throw new Error(`no role in the section ${section}`);
+  const role = await roles.create((made[1] ?? '').replace(`'...'`, `'secret'`));
+  const block = /```sql\n([^]*?)```/.exec(text)?.[1] ?? '';
+  const rest = block.slice(block.indexOf(';') + 1);
+  const all = { ...names, airbyte: role };
+  const sql = Object.entries(all).reduce((it, [name, own]) => it.replaceAll(name, own), rest);
+  return { role, sql };
+}
+
 /** The same for every level: a new chunk before the second sync, another before the third, deletions in the first. */
 async function threeSyncs(
   db: Database,
@@ -101,7 +123,7 @@ test('set up by a DBA: new chunks have no gap, and a role that may do nothing el
   await using roles = await createRoles();
   await using db = await createDatabase();
   await createMetrics(db, roles);
-  const role = await roles.create('LOGIN');
+  const { role } = await asTheReadmeSays('A DBA does it', roles);
   const config = { username: role, publication_management: 'verify only' };
   const before = await checked(db, config);
   expect(before.succeeded).toBe(false);
@@ -129,10 +151,10 @@ test.each(['owner', 'superuser'] as const)(
     await using roles = await createRoles();
     await using db = await createDatabase();
     const owner = await createMetrics(db, roles);
-    const role = await roles.create(level === 'owner' ? 'LOGIN REPLICATION' : 'LOGIN SUPERUSER');
-    if (level === 'owner') {
-      await db.query(`GRANT ${owner} TO ${role}; GRANT CREATE ON DATABASE ${db.name} TO ${role}`);
-    }
+    const given = { table_owner: owner, iot: db.name };
+    const told = await asTheReadmeSays('The connector does it', roles, given);
+    const role = level === 'owner' ? told.role : await roles.create('LOGIN SUPERUSER');
+    if (level === 'owner') await db.query(told.sql);
     await logDdl(db);
     const config = { username: role };
     const answer = await checked(db, config);

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { expectEqual } from './comparison.ts';
 import { createDatabase, type Database } from './database.ts';
 import { createRoles } from './roles.ts';
-import { connectTo } from './scenario.ts';
+import { connectTo, stopWhen } from './scenario.ts';
 
 async function createEvents(db: Database, constraint = ''): Promise<void> {
   await db.query(`
@@ -98,7 +98,38 @@ describe('a new chunk', () => {
     expect((await syncs.sync()).records('events')).toHaveLength(50);
     await expectEqual(db, syncs.destination, 'events', { duplicates: true });
   });
+
+  it('that turns up while changes are read takes back what the states have said of where these end', async () => {
+    await using db = await createDatabase();
+    await createEvents(db);
+    const syncs = await connectTo(db);
+    (await syncs.sync()).succeeded();
+    await insert(db, 5, 5, 100_000);
+    const stop = stopWhen(
+      ({ type }) => type === 'RECORD',
+      () => insert(db, 20, 20, 200_000),
+    );
+    const second = (await syncs.sync(stop)).succeeded();
+    const bounds: unknown[] = [];
+    for (const message of second.messages) {
+      if (message.type === 'STATE') bounds.push(emittedTo(message.state));
+      const isNew = message.type === 'RECORD' && Number(message.record.data['id']) > 200_000;
+      if (isNew) bounds.push('new rows');
+    }
+    const before = bounds.slice(0, bounds.indexOf('new rows'));
+    // The changes are bound by a position, the rows that are read by none.
+    expect(before[0]).toMatch(/\//);
+    expect(before.at(-1)).toBeNull();
+    await expectEqual(db, syncs.destination, 'events');
+  });
 });
+
+function emittedTo(state: unknown): unknown {
+  const { global } = state as {
+    readonly global: { readonly shared_state: { readonly emitted_to: string | null } };
+  };
+  return global.shared_state.emitted_to;
+}
 
 async function newestChunk(db: Database): Promise<string> {
   const [row] = await db.query<{ chunk: string }>(

@@ -120,9 +120,9 @@ describe('a standby that puts its recovery before our reads', () => {
     db = await createDatabase(server?.url);
     await fill(db);
     await db.query(`
-      -- More than the sockets hold.
+      -- More than the sockets hold, however large they grow.
       CREATE TABLE wide (id int PRIMARY KEY, note text);
-      INSERT INTO wide SELECT i, repeat('x', 2500) FROM generate_series(1, 3000) i;
+      INSERT INTO wide SELECT i, repeat('x', 2500) FROM generate_series(1, 16000) i;
       CREATE TABLE junk (id int);
       CREATE VIEW held AS SELECT o.id FROM orders o, (SELECT pg_advisory_lock_shared(42)) lock`);
     there = onStandby(db);

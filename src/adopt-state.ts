@@ -233,6 +233,8 @@ async function adoptPosition(
   const { oid = null } = (await publicationStatus(client, cdc.publication)) ?? {};
   return {
     lsn: position.lsn,
+    lsnSeen: null,
+    emittedTo: null,
     cursorFloor: 0,
     slot: cdc.slot,
     publication: cdc.publication,

@@ -5,7 +5,6 @@
 import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
 import type { CdcConfig, CdcRun } from './cdc-setup.ts';
-import type { ChangesServer } from './changes-server.ts';
 import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';
@@ -18,11 +17,33 @@ import {
   type SlotStatus,
   targetLsn,
 } from './postgres/slot.ts';
+import { awaitStandbys } from './postgres/standbys.ts';
+import { createSlotSql, withFailover } from './failover-slot.ts';
 import { awaitFreeSlot, logSlot } from './slot-care.ts';
 import type { SharedState } from './state.ts';
 
+/** What a sync comes with. */
+export type Given = {
+  readonly shared: SharedState | null;
+  /**
+   * The platform has handed the state in. What an attempt before this one has written may not be stored yet: it is gone on
+   * with, but nothing is confirmed.
+   */
+  readonly handedIn: boolean;
+  readonly identity: ServerIdentity;
+  readonly database: string;
+  /** Why the state does not fit this server; null where it does. */
+  readonly refusal: string | null;
+  /** That another server took over, as a sentence, where the state fits it nevertheless; else null. */
+  readonly moved: string | null;
+  /** A visibility from before this: what a new position begins with. */
+  readonly seen: string;
+};
+
 export type StartPosition = {
   readonly shared: SharedState;
+  /** Standbys keep a copy of the slot: it must not run ahead of them. */
+  readonly failover: boolean;
   /** Nothing that came in can be gone on with: every stream is read from the beginning. */
   readonly fresh: boolean;
 };
@@ -30,39 +51,42 @@ export type StartPosition = {
 /**
  * Finds, makes or moves the slot, and gives the position to stream from. The only confirmation of a sync happens here:
  * up to the state that came in. Without one nothing depends on the slot, so an existing one is moved to the present.
- * @param handedIn the platform has handed the state in. What an attempt before this one has written may not be stored
- * yet: it is gone on with, but nothing is confirmed.
  * @throws ConnectorError when slot and state do not fit and the user did not ask for a resync.
  */
 export async function startPosition(
   client: Client,
   config: Config,
   cdc: CdcRun,
-  { identity, database }: ChangesServer,
-  shared: SharedState | null,
-  handedIn: boolean,
+  given: Given,
   output: Output,
 ): Promise<StartPosition> {
+  const { shared, identity, database } = given;
   // Not before the publications are as they should be: that may take long, and what the slot was then says nothing.
-  const status = await awaitFreeSlot(client, cdc.slot);
-  logSlot(cdc.slot, status, 'At the start', output);
+  const found = await awaitFreeSlot(client, cdc.slot);
+  logSlot(cdc.slot, found, 'At the start', output);
+  const status = await withFailover(config, cdc, found, output);
   const publicationOid = cdc.main.oid;
   if (shared !== null) {
     // A state is never beyond what was on disk when it was written.
     const now = status?.walEnd ?? (await targetLsn(client));
     const reason =
-      cannotGoOn(shared, cdc, identity, status, database, now) ?? madeAgain(shared, publicationOid);
+      cannotGoOn(given, shared, cdc, status, database, now) ?? madeAgain(shared, publicationOid);
+    const { moved } = given;
     if (reason === null) {
-      if (handedIn) await confirmSlot(client, cdc.slot, shared.lsn);
-      return { shared: { ...shared, publicationOid }, fresh: false };
+      const failover = status?.failover === true;
+      if (given.handedIn) await confirm(client, cdc.slot, shared.lsn, failover);
+      return { shared: { ...shared, publicationOid }, failover, fresh: false };
     }
-    if (!cdc.resyncOnInvalidPosition) throw invalidPosition(reason);
-    output.log('WARN', `${reason} Every stream is read again, as configured.`);
+    const whole = moved === null ? reason : `${reason} ${moved}`;
+    if (!cdc.resyncOnInvalidPosition) throw invalidPosition(whole);
+    output.log('WARN', `${whole} Every stream is read again, as configured.`);
   }
   const lsn = await freshSlot(client, config, cdc, database, status, output);
   return {
     shared: {
       lsn,
+      lsnSeen: given.seen,
+      emittedTo: null,
       cursorFloor: shared?.cursorFloor ?? 0,
       slot: cdc.slot,
       publication: cdc.publication,
@@ -72,8 +96,15 @@ export async function startPosition(
       settled: false,
       ...identity,
     },
+    failover: status?.failover ?? cdc.failoverSlot,
     fresh: true,
   };
+}
+
+/** The server holds such a slot back until its standbys are there: that is waited for where somebody hears of it. */
+async function confirm(client: Client, slot: string, lsn: Lsn, failover: boolean): Promise<void> {
+  if (failover) await awaitStandbys(client, slot, lsn);
+  await confirmSlot(client, slot, lsn);
 }
 
 const OLDER_SLOT_WAIT_SECONDS = 10;
@@ -87,10 +118,12 @@ async function freshSlot(
   output: Output,
 ): Promise<Lsn> {
   if (status === null) {
-    if (config.managePublication) return createSlot(client, cdc.slot, cdc.initialWaitingSeconds);
+    if (config.managePublication) {
+      return createSlot(client, cdc.slot, cdc.initialWaitingSeconds, cdc.failoverSlot);
+    }
     throw new ConnectorError(`The replication slot ${cdc.slot} does not exist.`, {
       kind: 'config_error',
-      fix: `Create it: SELECT pg_create_logical_replication_slot('${cdc.slot}', 'pgoutput');`,
+      fix: `Create it: ${createSlotSql(cdc)}`,
     });
   }
   const unusable = slotProblem(cdc, status, database);
@@ -103,14 +136,14 @@ async function freshSlot(
       );
     }
     const now = await targetLsn(client);
-    await confirmSlot(client, cdc.slot, now);
+    await confirm(client, cdc.slot, now, status.failover);
     return now;
   }
   if (!cdc.resyncOnInvalidPosition || !config.managePublication || status.walStatus !== 'lost') {
     throw invalidPosition(unusable);
   }
   await dropSlot(client, cdc.slot);
-  return createSlot(client, cdc.slot, cdc.initialWaitingSeconds);
+  return createSlot(client, cdc.slot, cdc.initialWaitingSeconds, cdc.failoverSlot);
 }
 
 function invalidPosition(reason: string): ConnectorError {
@@ -122,9 +155,9 @@ function invalidPosition(reason: string): ConnectorError {
 
 /** Why the state cannot be gone on with, null where it can. */
 function cannotGoOn(
+  { identity, refusal }: Given,
   shared: SharedState,
   cdc: CdcConfig,
-  identity: ServerIdentity,
   status: SlotStatus | null,
   database: string,
   now: Lsn,
@@ -132,9 +165,7 @@ function cannotGoOn(
   if (shared.systemIdentifier !== identity.systemIdentifier) {
     return 'The state comes from another database server.';
   }
-  if (shared.timeline !== identity.timeline) {
-    return `The server is on timeline ${identity.timeline}, the state on ${shared.timeline}: another server took over, or it was restored.`;
-  }
+  if (refusal !== null) return refusal;
   if (shared.slot !== cdc.slot) {
     return `The state belongs to the replication slot ${shared.slot}, not to ${cdc.slot}.`;
   }
@@ -166,6 +197,9 @@ export function slotProblem(cdc: CdcConfig, status: SlotStatus, database: string
   }
   if (status.database !== database) {
     return `The replication slot ${cdc.slot} belongs to the database ${status.database}, not to ${database}.`;
+  }
+  if (status.temporary) {
+    return `The replication slot ${cdc.slot} is a temporary one: it ends with the session that made it.`;
   }
   if (status.walStatus === 'lost' || status.restart === null) {
     const why = status.invalidationReason === null ? '' : ` (${status.invalidationReason})`;

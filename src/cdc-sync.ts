@@ -21,7 +21,8 @@ import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
 import type { ChangeReader } from './postgres/changes.ts';
 import { formatLsn, type Lsn } from './postgres/lsn.ts';
-import { confirmSlot, targetLsn } from './postgres/slot.ts';
+import { confirmSlot, presentTarget, type Target } from './postgres/slot.ts';
+import { awaitStandbys } from './postgres/standbys.ts';
 import { RowLookup } from './row-lookup.ts';
 import { isVisible, parseVisibility } from './postgres/visibility.ts';
 import type { ChunkWatcher } from './timescaledb/watcher.ts';
@@ -45,6 +46,8 @@ export type CdcContext = LoadContext & {
   readonly routing: ChangeRouting;
   readonly changes: ChangeReader;
   readonly watch: ChunkWatcher;
+  /** Standbys keep a copy of the slot: what has left must be theirs, too. */
+  readonly failover: boolean;
   /** The CDC streams; there is at least one. */
   readonly streams: readonly SyncStream[];
 };
@@ -62,6 +65,8 @@ export async function syncChanges(context: CdcContext): Promise<void> {
 async function runRounds(context: CdcContext): Promise<void> {
   const { cdc, ledger, streams, routing, output, watch } = context;
   const deadline = Date.now() + cdc.initialLoadTimeoutHours * 3_600_000;
+  let first = isUpToDate(context) ? await presentTarget(context.main) : null;
+  ledger.emitsTo(first?.lsn ?? null);
   // Before the first record: whatever is emitted without a state of its own, this one tells where to go on from.
   ledger.checkpoint(firstOf(streams));
   for (const stream of streams) {
@@ -77,11 +82,15 @@ async function runRounds(context: CdcContext): Promise<void> {
     // A new chunk of a stream that was up to date does not wait for the first load of another.
     const inTurn = pending.toSorted((a, b) => Number(caughtUp.has(b)) - Number(caughtUp.has(a)));
     const timeUp = Date.now() > deadline;
-    if (context.book.drainFirst) await drain(context);
+    if (context.book.drainFirst) {
+      await drain(context, first);
+      first = null;
+    }
     context.book.drainFirst = false;
     if (pending.length > 0 && !timeUp) await loadRound(context, inTurn);
     routing.foundUnread = false;
-    await drain(context);
+    await drain(context, first);
+    first = null;
     const known = streams.some((stream) => hasRowsLeft(context, stream));
     if (known && !timeUp && !watch.isDue && !context.book.unjudged) continue;
     await lookForChunks(context);
@@ -94,6 +103,20 @@ async function runRounds(context: CdcContext): Promise<void> {
     }
     if (over || (left.length === 0 && !routing.foundUnread)) break;
   }
+}
+
+/** Whether nothing but changes leaves, up to the first target: rows are of the moment at which they are read. */
+function isUpToDate({ ledger, streams }: CdcContext): boolean {
+  return streams.every((stream) => {
+    const rows = ledger.rows(stream);
+    if (rows?.complete !== true) return false;
+    return rows.kind === 'table' ? rows.seen === null : rows.seen.size === 0;
+  });
+}
+
+/** What leaves from here on is bound by nothing that a STATE has told of. */
+function unbound({ ledger, streams }: CdcContext): void {
+  if (ledger.emitsTo(null)) ledger.checkpoint(firstOf(streams));
 }
 
 /** By the list of chunks at hand. */
@@ -120,6 +143,7 @@ async function lookForChunks(context: CdcContext): Promise<void> {
 
 async function loadRound(context: CdcContext, pending: readonly SyncStream[]): Promise<void> {
   const { ledger, book, config, watch } = context;
+  unbound(context);
   const until = Date.now() + ROUND_MS;
   let chunksLeft = ROUND_CHUNKS;
   for (const stream of pending) {
@@ -143,11 +167,22 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
   }
 }
 
-/** Emits the changes up to now, with a STATE now and then at commits. */
-async function drain(context: CdcContext): Promise<void> {
+async function nextTarget(context: CdcContext, first: Target | null): Promise<Target> {
+  const { main, cdc, failover, output } = context;
+  if (first === null) unbound(context);
+  const next = first ?? (await presentTarget(main));
+  if (failover) await awaitStandbys(main, cdc.slot, next.lsn);
+  output.watcher.target(next.lsn);
+  return next;
+}
+
+/**
+ * Emits the changes up to now, with a STATE now and then at commits.
+ * @param first the target that the last STATE has told of as a bound; null: there is none.
+ */
+async function drain(context: CdcContext, first: Target | null): Promise<void> {
   const { ledger, changes, output, routing, main, streams, watch } = context;
-  const target = await targetLsn(main);
-  output.watcher.target(target);
+  const { lsn: target, seen } = await nextTarget(context, first);
   const every = context.config.checkpointTargetIntervalSeconds * 1000;
   const lookup = new RowLookup(main, context.book);
   let invisible: number[] = [];
@@ -199,6 +234,7 @@ async function drain(context: CdcContext): Promise<void> {
       `Changes from ${formatLsn(from)} to ${formatLsn(ledger.position)} read in ${milliseconds} ms.`,
     );
   }
+  ledger.lsnSeen(seen);
   if (output.recordsSinceState > 0) ledger.checkpoint(firstOf(streams));
   await confirmStated(context);
 }

@@ -4,6 +4,13 @@ import { slotProblem } from './cdc-position.ts';
 import type { CdcConfig } from './cdc-setup.ts';
 import { failure, type Finding, warning } from './check-finding.ts';
 import type { Config } from './config.ts';
+import {
+  alterSlotAdvice,
+  createSlotSql,
+  FAILOVER_OFF,
+  FAILOVER_VERSION,
+  failoverNeeds,
+} from './failover-slot.ts';
 import { bytesText, slotDangers, type SlotUse } from './slot-care.ts';
 import { isAtLeast } from './timescaledb/hypertables.ts';
 
@@ -26,6 +33,8 @@ export type ServerFacts = {
   readonly mayCreate: boolean;
   readonly slots: number;
   readonly slotsUsed: number;
+  /** Some standby has to have what slots for failover, or commits, tell of: synchronized_standby_slots, synchronous_standby_names. */
+  readonly awaitsStandbys: boolean;
 };
 
 /** Managed servers hand the right out by membership: https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/Appendix.PostgreSQL.CommonDBATasks.Roles.html */
@@ -42,7 +51,9 @@ SELECT current_setting('server_version_num')::int AS version, current_setting('s
                      WHERE g.rolname = ANY ($1) AND pg_has_role(g.oid, 'MEMBER')) AS "mayReplicate",
        has_database_privilege(current_database(), 'CREATE') AS "mayCreate",
        current_setting('max_replication_slots')::int AS slots,
-       (SELECT count(*)::int FROM pg_replication_slots) AS "slotsUsed"`;
+       (SELECT count(*)::int FROM pg_replication_slots) AS "slotsUsed",
+       concat(current_setting('synchronized_standby_slots', true),
+              current_setting('synchronous_standby_names')) <> '' AS "awaitsStandbys"`;
 
 /** One query that every supported version, and every older one that lets us in, can answer. */
 export async function serverFacts(client: ClientBase): Promise<ServerFacts> {
@@ -149,7 +160,7 @@ export function usableSlot(
     return [
       failure(
         `The replication slot "${cdc.slot}" does not exist.`,
-        `Once the publication is there: SELECT pg_create_logical_replication_slot('${cdc.slot}', 'pgoutput'); (\`setup-sql\` prints this and the rest)`,
+        `Once the publication is there: ${createSlotSql(cdc)} (\`setup-sql\` prints this and the rest)`,
       ),
     ];
   }
@@ -168,6 +179,36 @@ export function usableSlot(
       `SELECT pg_drop_replication_slot('${cdc.slot}'); then clear the connection and sync again.`,
     ),
   ];
+}
+
+/** What `failover_slot` asks for, and what it needs to be of use. */
+export function failoverSlot(
+  config: Config,
+  cdc: CdcConfig,
+  server: ServerFacts,
+  slot: SlotUse | null,
+): readonly Finding[] {
+  if (!cdc.failoverSlot) return [];
+  if (server.version < FAILOVER_VERSION) {
+    return [failure(failoverNeeds(server.versionText), FAILOVER_OFF)];
+  }
+  const findings: Finding[] = [];
+  if (slot !== null && !slot.failover && slotProblem(cdc, slot, server.database) === null) {
+    const sentence = `The replication slot "${cdc.slot}" is not one that standbys keep a copy of.`;
+    const advice = config.managePublication
+      ? 'The next sync makes it one.'
+      : alterSlotAdvice(cdc.slot, server.database);
+    findings.push(warning(sentence, advice));
+  }
+  if (!server.awaitsStandbys) {
+    findings.push(
+      warning(
+        'No standby has to have what a sync reads: if one takes over that lacks some of it, the state is refused.',
+        "ALTER SYSTEM SET synchronized_standby_slots = 'the slot of the standby'; SELECT pg_reload_conf();",
+      ),
+    );
+  }
+  return findings;
 }
 
 const GIGABYTE = 1024 ** 3;

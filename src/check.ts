@@ -17,6 +17,7 @@ import {
 } from './check-publication.ts';
 import {
   extensionInstalled,
+  failoverSlot,
   freeSlots,
   primary,
   replicationRole,
@@ -95,6 +96,7 @@ async function checkServer(
     ...replicationRole(server),
     ...freeSlots(server, slot),
     ...usableSlot(config, cdc, server, slot),
+    ...failoverSlot(config, cdc, server, slot),
     ...slotHealth(cdc, slot, holder),
   ];
 }

@@ -37,6 +37,8 @@ export type Config = ConnectionSettings & {
         readonly heartbeatActionQuery: string;
         readonly resyncOnInvalidPosition: boolean;
         readonly initialLoadTimeoutHours: number;
+        /** The slot is to be one that standbys keep a copy of. */
+        readonly failoverSlot: boolean;
         /** An older configuration asks for the plugin wal2json, which no slot of ours has. */
         readonly asksForWal2json: boolean;
       }
@@ -229,6 +231,7 @@ function replicationOf(saved: SavedReplication | undefined): Config['replication
     heartbeatActionQuery: saved.heartbeat_action_query ?? '',
     resyncOnInvalidPosition: saved.invalid_cdc_cursor_position_behavior === 'Re-sync data',
     initialLoadTimeoutHours: saved.initial_load_timeout_hours ?? 8,
+    failoverSlot: saved.failover_slot ?? false,
     asksForWal2json: saved.plugin === 'wal2json',
   };
 }

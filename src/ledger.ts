@@ -79,6 +79,20 @@ export class Ledger {
     return this.#stated;
   }
 
+  /** The stream has passed a moment at which this was visible. */
+  lsnSeen(visibility: string): void {
+    if (this.#shared === null) throw new Error('a sync without CDC has no position');
+    this.#shared = { ...this.#shared, lsnSeen: visibility };
+  }
+
+  /** A bound of what leaves before the next STATE; null: there is none. @returns whether that is news to a STATE. */
+  emitsTo(lsn: Lsn | null): boolean {
+    if (this.#shared === null) throw new Error('a sync without CDC has no position');
+    const before = this.#shared.emittedTo;
+    this.#shared = { ...this.#shared, emittedTo: lsn };
+    return before !== lsn;
+  }
+
   /** With what visibility the publications were looked at; what follows from it is in every stream's progress. */
   get publicationsSeen(): string | null {
     return this.#shared?.publicationsSeen ?? null;

@@ -13,9 +13,10 @@ import {
   visibilityThen,
 } from './cdc-setup.ts';
 import { type CdcContext, confirmStated, firstOf, syncChanges } from './cdc-sync.ts';
+import { refuseFailover } from './failover-slot.ts';
 import { guards, timescaleFacts } from './check-timescale.ts';
 import type { Output } from './airbyte/output.ts';
-import { type ChangesServer, primaryServer } from './changes-server.ts';
+import { primaryServer } from './changes-server.ts';
 import { ChunkBook } from './chunk-book.ts';
 import { type Coverage, coverStreams } from './coverage.ts';
 import { type ColumnMemory, compareColumns } from './remembered-columns.ts';
@@ -35,6 +36,7 @@ import { visibilityIsExact } from './slice-conditions.ts';
 import { hypertableOf, type SourceModel } from './source-model.ts';
 import { type InputState, type SharedState, streamKey } from './state.ts';
 import type { Statuses } from './statuses.ts';
+import { acrossTakeover } from './takeover.ts';
 import type { ChunkNaming } from './timescaledb/chunk-router.ts';
 import { ChunkWatcher, type WatchOptions } from './timescaledb/watcher.ts';
 
@@ -51,11 +53,13 @@ export async function syncWithWal(
   settings: CdcConfig,
   plan: SyncPlan,
   planned: readonly SyncStream[],
-  state: InputState,
+  stored: InputState,
   statuses: Statuses,
 ): Promise<void> {
   const { config, main, source, output, clock } = base;
-  const { cdc, changing, server } = await makeReady(base, settings, planned, state.shared);
+  const { identity, database, idleTimeout } = await primaryServer(main);
+  const { state, refusal, note, moved } = await acrossTakeover(config, identity, stored);
+  const { cdc, changing } = await makeReady(base, settings, planned, state.shared);
   const watch = watcher(base, changing);
   const book = new ChunkBook(main, config, cdc, source.timescale, changing, output, watch);
   const covering = { main, config, cdc, book, output };
@@ -63,8 +67,10 @@ export async function syncWithWal(
   const coverage = await coverStreams(covering, changing, then);
   const seen = coverage.membership.visibility;
   const columns = await columnsNow(base, changing, state.shared, then);
-  const { handedIn } = base;
-  const start = await startPosition(main, config, cdc, server, state.shared, handedIn, output);
+  const { shared } = state;
+  const given = { shared, handedIn: base.handedIn, identity, database, refusal, moved, seen };
+  const start = await startPosition(main, config, cdc, given, output);
+  if (note !== null && !start.fresh) output.log('WARN', note);
   clock.raise(start.shared.cursorFloor);
   const ledger = new Ledger(
     output,
@@ -81,21 +87,12 @@ export async function syncWithWal(
   if (interrupted) book.drainFirst = true;
   const exactXmin = visibilityIsExact(seen);
   const context = { ...base, ledger, book, exactXmin };
-  const routing = new ChangeRouting(
-    main,
-    ledger,
-    book,
-    clock,
-    changing,
-    namings(source, state),
-    cdc.main.allTables,
-    source.types,
-    warnings(output),
-  );
-  const heartbeat = await Heartbeat.start(config, cdc, server.idleTimeout, output);
+  const routing = changeRouting(base, cdc, changing, state, ledger, book);
+  const heartbeat = await Heartbeat.start(config, cdc, idleTimeout, output);
   try {
     for (const stream of changing) statuses.started(stream);
-    await followChanges({ ...context, cdc, routing, watch, streams: changing });
+    const { failover } = start;
+    await followChanges({ ...context, cdc, failover, routing, watch, streams: changing });
     for (const stream of plan.streams) {
       if (stream.mode !== 'cdc') await readByQuery(context, stream, statuses);
     }
@@ -115,14 +112,10 @@ async function makeReady(
   settings: CdcConfig,
   planned: readonly SyncStream[],
   shared: SharedState | null,
-): Promise<{
-  readonly cdc: CdcRun;
-  readonly changing: readonly SyncStream[];
-  readonly server: ChangesServer;
-}> {
+): Promise<{ readonly cdc: CdcRun; readonly changing: readonly SyncStream[] }> {
   const { config, main, output } = base;
   settingNotes(settings).forEach(warnings(output));
-  const server = await primaryServer(main);
+  await refuseFailover(main, settings);
   await claimSlot(main, settings.slot);
   const cdc = await ensurePublication(main, config, settings, shared);
   tellOfAltered(cdc, output);
@@ -130,13 +123,34 @@ async function makeReady(
   await refuseBareStreams(main, cdc, planned);
   await warnOfUnseenWrites(base, planned);
   const limits = await publicationLimits(main, cdc.publications, [cdc.main, cdc.inserts]);
-  return { cdc, changing: withinLimits(planned, limits, warnings(output)), server };
+  return { cdc, changing: withinLimits(planned, limits, warnings(output)) };
 }
 
 function warnings(output: Output): (sentence: string) => void {
   return (sentence) => {
     output.log('WARN', sentence);
   };
+}
+
+function changeRouting(
+  { main, source, output, clock }: Base,
+  cdc: CdcRun,
+  changing: readonly SyncStream[],
+  state: InputState,
+  ledger: Ledger,
+  book: ChunkBook,
+): ChangeRouting {
+  return new ChangeRouting(
+    main,
+    ledger,
+    book,
+    clock,
+    changing,
+    namings(source, state),
+    cdc.main.allTables,
+    source.types,
+    warnings(output),
+  );
 }
 
 /** With a copy of the slot, as long as that takes. */

@@ -4,11 +4,13 @@ import { type CdcConfig, hasIdentity } from './cdc-setup.ts';
 import { type ServerFacts, serverFacts } from './check-server.ts';
 import { timescaleFacts } from './check-timescale.ts';
 import type { Config } from './config.ts';
+import { alterSlotAdvice, FAILOVER_VERSION, failoverNeeds } from './failover-slot.ts';
 import {
   insertsPublication,
   publicationStatus,
   type PublicationStatus,
 } from './postgres/publication.ts';
+import { slotUse } from './slot-care.ts';
 import { listLeaves, type Relation } from './postgres/relations.ts';
 import { hasChanges, loadSource, type SourceModel } from './source-model.ts';
 import { type Hypertable, isAtLeast } from './timescaledb/hypertables.ts';
@@ -47,6 +49,12 @@ export type Changes = {
   readonly publication: string;
   readonly inserts: string;
   readonly waitSeconds: number;
+  /** `failover_slot` on a server that knows such slots. */
+  readonly failover: boolean;
+  /** What makes the slot that is there one of these; null where there is nothing to do. */
+  readonly alterSlot: string | null;
+  /** What is to be told where the server is too old for `failover_slot`. */
+  readonly failoverTooNew: string | null;
   /** `publication_management` is 'automatic'. */
   readonly managed: boolean;
   readonly status: PublicationStatus | null;
@@ -145,7 +153,7 @@ export async function setupFacts(client: ClientBase, config: Config): Promise<Se
     owners: role.owners,
     changes:
       config.replication.method === 'CDC'
-        ? await changesOf(client, config, config.replication, source, owned)
+        ? await changesOf(client, config, config.replication, server, source, owned)
         : null,
   };
 }
@@ -154,6 +162,7 @@ async function changesOf(
   client: ClientBase,
   config: Config,
   cdc: CdcConfig,
+  server: ServerFacts,
   source: SourceModel,
   owned: ReadonlySet<number>,
 ): Promise<Changes> {
@@ -167,6 +176,8 @@ async function changesOf(
     return on === undefined ? 'absent' : on ? 'on' : 'off';
   };
   const timescale = await timescaleFacts(client, source);
+  const failover = cdc.failoverSlot && server.version >= FAILOVER_VERSION;
+  const slot = failover ? await slotUse(client, cdc.slot) : null;
   const tables = source.relations.flatMap((relation) => {
     const table = publishedTable(relation, source, config);
     return table === null ? [] : [{ ...table, owned: owned.has(relation.oid) }];
@@ -176,6 +187,9 @@ async function changesOf(
     publication: cdc.publication,
     inserts: insertsPublication(cdc.publication),
     waitSeconds: cdc.initialWaitingSeconds,
+    failover,
+    failoverTooNew: cdc.failoverSlot && !failover ? failoverNeeds(server.versionText) : null,
+    alterSlot: slot?.failover === false ? alterSlotAdvice(cdc.slot, server.database) : null,
     managed: config.managePublication,
     status: await publicationStatus(client, cdc.publication),
     tables: tables.map(({ oid, ...table }) => ({ ...table, announced: announced.has(oid) })),

@@ -131,6 +131,16 @@ export function slotBlock(changes: Changes): string {
     [
       'The slot is where the change stream begins and where it has been read to. It costs: from now on the server keeps WAL, and old rows of its system catalog, until a sync has confirmed them; drop the slot when the connection is given up. A slot that is there is left as it is.',
       `Making it waits for the transactions that write at that moment (for at most ${changes.waitSeconds} s). Its decoder then keeps a picture of the system catalog from meanwhile, in which new chunks may be missing, until the catalog changes: so a table is made and dropped, the transactions from before are awaited, and the slot is moved behind them. If this ends in an error, drop the slot and run the script again.`,
+      ...(changes.failover
+        ? [
+            'failover: standbys with sync_replication_slots = on keep a copy of it. The slot does not move beyond what the standbys in synchronized_standby_slots have received: if one of them is gone, this waits until it times out.',
+          ]
+        : []),
+      ...(changes.alterSlot === null
+        ? []
+        : [
+            `The slot that is there is not one that standbys keep a copy of, and no SQL makes it one. In a shell: ${changes.alterSlot}`,
+          ]),
     ],
     [
       ...chunks,
@@ -138,7 +148,7 @@ export function slotBlock(changes: Changes): string {
       `SET statement_timeout = '${changes.waitSeconds}s';`,
       `SELECT set_config('source_timescaledb.new_slot', '', false);`,
       `SELECT set_config('source_timescaledb.new_slot', slot.slot_name, false)`,
-      `  FROM (SELECT (pg_create_logical_replication_slot(${slot}, 'pgoutput')).slot_name::text`,
+      `  FROM (SELECT (pg_create_logical_replication_slot(${slot}, 'pgoutput'${changes.failover ? ', failover => true' : ''})).slot_name::text`,
       `         WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = ${slot})) slot;`,
       'BEGIN;',
       'CREATE TEMPORARY TABLE source_timescaledb_start () ON COMMIT DROP;',
@@ -147,6 +157,7 @@ export function slotBlock(changes: Changes): string {
       'RESET statement_timeout;',
       'RESET lock_timeout;',
       'RESET search_path;',
+      'RESET client_min_messages;',
     ],
   );
 }

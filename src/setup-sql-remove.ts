@@ -25,6 +25,7 @@ export function removeSql(facts: SetupFacts): string {
       ),
       '',
       `SET client_encoding = 'UTF8';`,
+      'SET client_min_messages = warning;',
       'SET search_path = pg_catalog;',
       `SET lock_timeout = '5s';`,
     ].join('\n'),

@@ -73,6 +73,8 @@ function header(facts: SetupFacts): string {
     ...ability(facts).map(note),
     '',
     `SET client_encoding = 'UTF8';`,
+    '-- No notices of what is not there to be dropped.',
+    'SET client_min_messages = warning;',
     '-- No other function or table of the same name can come between.',
     'SET search_path = pg_catalog;',
     '-- A statement that waits for a lock makes others wait behind it: it gives up instead.',
@@ -103,6 +105,7 @@ function ability(facts: SetupFacts): readonly string[] {
     ...(changes.tables.some(({ kind }) => kind !== 'table')
       ? [`* new chunks: ${newChunks(changes, publishes)}`]
       : []),
+    ...(changes.failoverTooNew === null ? [] : [changes.failoverTooNew]),
     ...(server.walLevel === 'logical'
       ? []
       : [

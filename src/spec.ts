@@ -74,6 +74,7 @@ export type SavedReplication =
       readonly heartbeat_action_query?: string;
       readonly invalid_cdc_cursor_position_behavior?: 'Fail sync' | 'Re-sync data';
       readonly initial_load_timeout_hours?: number;
+      readonly failover_slot?: boolean;
       readonly plugin?: 'pgoutput' | 'wal2json';
     }
   | { readonly method: 'Standard' }

@@ -94,6 +94,8 @@ export function serialiseShared(shared: SharedState | null): JsonObject {
   return {
     version: VERSION,
     lsn: formatLsn(shared.lsn),
+    lsn_seen: shared.lsnSeen,
+    emitted_to: shared.emittedTo === null ? null : formatLsn(shared.emittedTo),
     cursor_floor: shared.cursorFloor,
     slot: shared.slot,
     publication: shared.publication,

@@ -35,6 +35,16 @@ export type StreamName = { readonly name: string; readonly namespace: string };
 export type SharedState = {
   /** Everything that committed before this position was emitted or lies in what is still to be read. */
   readonly lsn: Lsn;
+  /**
+   * What was visible when the WAL ended at `lsn` or before; null in states of before 0.2. On a server that took over,
+   * transactions that are newer may be others than those that the state was made with.
+   */
+  readonly lsnSeen: string | null;
+  /**
+   * Every change that has left, and that leaves before the next state, had committed by then; null where that is not
+   * known, as while rows are read.
+   */
+  readonly emittedTo: Lsn | null;
   /** The last order token given out. */
   readonly cursorFloor: number;
   readonly slot: string;
@@ -288,6 +298,11 @@ function parseShared(value: unknown): SharedState | null {
   if (shared['lsn'] === null) return null;
   return {
     lsn: formed(parseLsn, shared['lsn']),
+    lsnSeen:
+      shared['lsn_seen'] == null
+        ? null
+        : formatVisibility(formed(parseVisibility, shared['lsn_seen'])),
+    emittedTo: shared['emitted_to'] == null ? null : formed(parseLsn, shared['emitted_to']),
     cursorFloor: int(shared['cursor_floor']),
     slot: text(shared['slot']),
     publication: text(shared['publication']),

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { listed, listedSql } from '../src/check-finding.ts';
 import {
+  failoverSlot,
   freeSlots,
   primary,
   replicationRole,
@@ -35,12 +36,15 @@ const server: ServerFacts = {
   mayCreate: true,
   slots: 10,
   slotsUsed: 8,
+  awaitsStandbys: false,
 };
 
 const slot: SlotUse = {
   plugin: 'pgoutput',
   database: 'db',
   active: false,
+  temporary: false,
+  failover: false,
   walStatus: 'reserved',
   invalidationReason: null,
   confirmed: parseLsn('0/200'),
@@ -273,4 +277,53 @@ test('a standby without CDC will do, but one that may cancel reads is warned of'
   expect(found?.severity).toBe('warning');
   expect(found?.sentence).toContain('max_standby_streaming_delay (30s)');
   expect(found?.sentence).toContain('ALTER SYSTEM SET hot_standby_feedback = on');
+});
+
+describe('`failover_slot`', () => {
+  const current = { ...server, version: 170004, versionText: '17.4', awaitsStandbys: true };
+
+  test('is refused before PostgreSQL 17, and only if it is asked for', async () => {
+    const old = { ...current, version: 160009, versionText: '16.9' };
+    expect(failoverSlot(...(await configured()), old, null)).toEqual([]);
+    const asked = await configured({}, { failover_slot: true });
+    expect(failoverSlot(...asked, old, null)).toEqual([
+      {
+        severity: 'failure',
+        sentence:
+          '`failover_slot` needs PostgreSQL 17 or later, and the server is PostgreSQL 16.9. Switch `failover_slot` off; after a failover clear the connection.',
+      },
+    ]);
+    expect(failoverSlot(...asked, current, null)).toEqual([]);
+    expect(failoverSlot(...asked, current, { ...slot, failover: true })).toEqual([]);
+  });
+
+  test('a slot that is none is told of, with who makes it one', async () => {
+    const asked = await configured({}, { failover_slot: true });
+    const [found] = failoverSlot(...asked, current, slot);
+    expect(found?.sentence).toMatch(/"slot" is not one .* The next sync makes it one\.$/);
+    const verify = await configured(
+      { publication_management: 'verify only' },
+      { failover_slot: true },
+    );
+    const [told] = failoverSlot(
+      ...verify,
+      { ...current, database: `my "$db's` },
+      {
+        ...slot,
+        database: `my "$db's`,
+      },
+    );
+    expect(told?.sentence).toContain(
+      `psql "dbname='my \\"\\$db\\\\'s' replication=database" -c "ALTER_REPLICATION_SLOT slot (FAILOVER true)"`,
+    );
+    // What is wrong with this one is told elsewhere.
+    expect(failoverSlot(...asked, current, lost)).toEqual([]);
+  });
+
+  test('what nobody waits for is told', async () => {
+    const asked = await configured({}, { failover_slot: true });
+    const found = failoverSlot(...asked, { ...current, awaitsStandbys: false }, null);
+    expect(found).toMatchObject([{ severity: 'warning' }]);
+    expect(found[0]?.sentence).toContain('synchronized_standby_slots');
+  });
 });

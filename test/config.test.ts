@@ -66,6 +66,7 @@ describe('a valid configuration', () => {
       heartbeatActionQuery: '',
       resyncOnInvalidPosition: false,
       initialLoadTimeoutHours: 8,
+      failoverSlot: false,
       asksForWal2json: false,
     });
   });
@@ -186,8 +187,13 @@ describe('a choice', () => {
       parseCdc({
         lsn_commit_behaviour: 'While reading Data',
         invalid_cdc_cursor_position_behavior: 'Re-sync data',
+        failover_slot: true,
       }).replication,
-    ).toMatchObject({ confirmWhileReading: true, resyncOnInvalidPosition: true });
+    ).toMatchObject({
+      confirmWhileReading: true,
+      resyncOnInvalidPosition: true,
+      failoverSlot: true,
+    });
   });
 });
 

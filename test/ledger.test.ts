@@ -11,6 +11,8 @@ import { planSync } from '../src/plan.ts';
 
 const SHARED: SharedState = {
   lsn: parseLsn('0/10'),
+  lsnSeen: '5:5:',
+  emittedTo: null,
   cursorFloor: 7,
   slot: 'airbyte_slot',
   publication: 'airbyte_publication',

@@ -21,6 +21,8 @@ type Make = (output: Output) => void;
 
 const SHARED: SharedState = {
   lsn: parseLsn('16/B374D848'),
+  lsnSeen: '5:5:',
+  emittedTo: parseLsn('16/B374D849'),
   cursorFloor: 1_700_000_000_000_001,
   slot: 'airbyte_slot',
   publication: 'airbyte_publication',

@@ -20,6 +20,7 @@ const server: ServerFacts = {
   mayCreate: false,
   slots: 10,
   slotsUsed: 0,
+  awaitsStandbys: false,
 };
 
 const metrics: PublishedTable = {
@@ -40,6 +41,9 @@ const changes: Changes = {
   publication: 'pub',
   inserts: 'pub_inserts',
   waitSeconds: 1200,
+  failover: false,
+  alterSlot: null,
+  failoverTooNew: null,
   managed: false,
   status: null,
   tables: [metrics],
@@ -133,6 +137,16 @@ describe('what is printed', () => {
     expect(setupSql(managed)).toContain('GRANT "rds_replication" TO "airbyte";');
     expect(setupSql(managed)).not.toContain('ALTER ROLE');
     expect(removeSql(managed)).toContain('REVOKE "rds_replication" FROM "airbyte";');
+  });
+
+  test('a slot for failover, where the server knows such slots', () => {
+    const create = /pg_create_logical_replication_slot\('slot', 'pgoutput'(.*?)\)/;
+    expect(create.exec(statements(setupSql(facts())))?.[1]).toBe('');
+    const script = setupSql(facts({ failover: true, alterSlot: 'do this' }));
+    expect(create.exec(statements(script))?.[1]).toBe(', failover => true');
+    expect(script.replaceAll('\n-- ', ' ')).toContain('In a shell: do this');
+    const old = setupSql(facts({ failoverTooNew: 'too old for it' }));
+    expect(old).toContain('-- too old for it');
   });
 
   test('first what is read from, last the slot', () => {

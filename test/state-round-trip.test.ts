@@ -95,6 +95,8 @@ const streamProgress: fc.Arbitrary<StreamProgress> = fc.oneof(
 const shared: fc.Arbitrary<SharedState> = fc.record(
   {
     lsn,
+    lsnSeen: fc.option(visibility),
+    emittedTo: fc.option(lsn),
     cursorFloor: whole,
     slot: name,
     publication: name,

@@ -105,6 +105,8 @@ describe('a state that says something is understood', () => {
     expect(state.kind).toBe('global');
     expect(state.shared).toEqual({
       lsn: 0x16b374d848n,
+      lsnSeen: null,
+      emittedTo: null,
       cursorFloor: 1_700_000_000_000_001,
       slot: 'airbyte_slot',
       publication: 'airbyte_publication',

@@ -4,6 +4,7 @@ import {
   formatVisibility,
   isVisible,
   parseVisibility,
+  visibleInBoth,
   widenXid,
 } from '../src/postgres/visibility.ts';
 
@@ -85,5 +86,28 @@ describe('an id of 32 bits', () => {
     [2 ** 31 + 1, EPOCH, 2n ** 31n + 1n],
   ])('%d is widened to the nearest', (xid, near, full) => {
     expect(widenXid(xid, near)).toBe(full);
+  });
+});
+
+const visibility = fc
+  .tuple(fc.nat(40), fc.nat(20), fc.uniqueArray(fc.nat(60), { maxLength: 8 }))
+  .map(([start, length, ids]) => {
+    const [xmin, xmax] = [BigInt(start), BigInt(start + length)];
+    const running = ids.map(BigInt).filter((id) => id >= xmin && id < xmax);
+    return { xmin, xmax, running: new Set(running) };
+  });
+
+describe('what is visible in both of two visibilities', () => {
+  it('is what is visible in one and in the other', () => {
+    fc.assert(
+      fc.property(visibility, visibility, fc.nat(70), (a, b, xid) => {
+        const both = visibleInBoth(a, b);
+        expect(isVisible(xid, both)).toBe(isVisible(xid, a) && isVisible(xid, b));
+        expect(formatVisibility(parseVisibility(formatVisibility(both)))).toBe(
+          formatVisibility(both),
+        );
+      }),
+      { numRuns: 1000 },
+    );
   });
 });

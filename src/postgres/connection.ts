@@ -4,7 +4,7 @@
  *
  * The sessions that are open at one time share the way: one host of several, one tunnel.
  */
-import { Client, type Connection } from 'pg';
+import { Client, type ClientConfig, type Connection } from 'pg';
 import type { Duplex } from 'node:stream';
 import { asConnectorError, errorCode } from '../errors.ts';
 import type { ConnectionParams } from './connection-params.ts';
@@ -45,7 +45,24 @@ const routes = new WeakMap<ConnectionSettings, Route>();
  * @param purpose shown in pg_stat_activity as `source-timescaledb: purpose`.
  * @throws ConnectorError with the kind of the failure; never with the password.
  */
-export async function connect(settings: ConnectionSettings, purpose: string): Promise<Client> {
+export function connect(settings: ConnectionSettings, purpose: string): Promise<Client> {
+  return openSession(settings, { purpose, replication: false });
+}
+
+/**
+ * A session that takes the commands of streaming replication besides SQL without parameters.
+ * https://www.postgresql.org/docs/current/protocol-replication.html
+ */
+export function connectForReplication(
+  settings: ConnectionSettings,
+  purpose: string,
+): Promise<Client> {
+  return openSession(settings, { purpose, replication: true });
+}
+
+type SessionKind = { readonly purpose: string; readonly replication: boolean };
+
+async function openSession(settings: ConnectionSettings, kind: SessionKind): Promise<Client> {
   const route = routes.get(settings) ?? { sessions: 0, tunnel: null, host: null };
   routes.set(settings, route);
   route.sessions += 1;
@@ -61,7 +78,7 @@ export async function connect(settings: ConnectionSettings, purpose: string): Pr
     route.host = null;
   };
   try {
-    const client = await openSomewhere(settings, route, purpose);
+    const client = await openSomewhere(settings, route, kind);
     client.once('end', leave);
     return client;
   } catch (error) {
@@ -75,9 +92,9 @@ export async function connect(settings: ConnectionSettings, purpose: string): Pr
 async function openSomewhere(
   settings: ConnectionSettings,
   route: Route,
-  purpose: string,
+  kind: SessionKind,
 ): Promise<Client> {
-  if (route.host !== null) return openOn(settings, route, route.host, purpose);
+  if (route.host !== null) return openOn(settings, route, route.host, kind);
   const several = settings.hosts.length > 1;
   const target = settings.params.target ?? (several ? 'primary' : 'any');
   let refusals: Refusal[] = [];
@@ -85,7 +102,7 @@ async function openSomewhere(
     refusals = [];
     for (const host of settings.hosts) {
       try {
-        const client = await openOn(settings, route, host, purpose);
+        const client = await openOn(settings, route, host, kind);
         await refuseOther(client, standby);
         route.host = host;
         return client;
@@ -120,9 +137,9 @@ async function openOn(
   settings: ConnectionSettings,
   route: Route,
   host: Host,
-  purpose: string,
+  kind: SessionKind,
 ): Promise<Client> {
-  const open = (): Promise<Client> => logIn(settings, route, host, purpose);
+  const open = (): Promise<Client> => logIn(settings, route, host, kind);
   const client = await open();
   try {
     const own = await setUp(client, true);
@@ -143,14 +160,14 @@ async function logIn(
   settings: ConnectionSettings,
   route: Route,
   host: Host,
-  purpose: string,
+  kind: SessionKind,
 ): Promise<Client> {
   const { tls } = settings;
   const failures: unknown[] = [];
   for (const encrypted of tlsAttempts(tls.mode)) {
     const attempt: Attempt = { encrypted, reached: false, authenticated: false };
     try {
-      return await logInOnce(settings, route, host, purpose, attempt);
+      return await logInOnce(settings, route, host, kind, attempt);
     } catch (error) {
       failures.push(explainTls(error, tls.mode, host.host));
       if (!mayGoOn(attempt, error)) break;
@@ -173,7 +190,7 @@ async function logInOnce(
   settings: ConnectionSettings,
   route: Route,
   host: Host,
-  purpose: string,
+  kind: SessionKind,
   attempt: Attempt,
 ): Promise<Client> {
   const { tls, params, entra } = settings;
@@ -181,14 +198,19 @@ async function logInOnce(
   const password = entra === null ? settings.password : await entraToken(entra, settings.password);
   const tunnel = await tunnelOf(settings.tunnel, route);
   const channel = tunnel === null ? null : await tunnel.channel(host.host, host.port);
+  // Not in the types of `pg`.
+  const replication: ClientConfig & { readonly replication?: string } = kind.replication
+    ? { replication: 'database' }
+    : {};
   const client = new Client({
+    ...replication,
     host: host.host,
     port: host.port,
     database: settings.database,
     user: settings.username,
     password,
     ssl,
-    application_name: `${params.applicationName}: ${purpose}`,
+    application_name: `${params.applicationName}: ${kind.purpose}`,
     ...(params.options === '' ? {} : { options: params.options }),
     connectionTimeoutMillis: params.connectTimeoutMs,
     keepAlive: params.keepAlive,

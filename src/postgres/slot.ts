@@ -7,12 +7,17 @@ import { randomBytes } from 'node:crypto';
 import type { ClientBase } from 'pg';
 import { ConnectorError, errorCode } from '../errors.ts';
 import { formatLsn, type Lsn, parseLsn } from './lsn.ts';
+import { awaitStandbys } from './standbys.ts';
 import { parseVisibility, type Visibility } from './visibility.ts';
 
 export type SlotStatus = {
   readonly plugin: string | null;
   readonly database: string | null;
   readonly active: boolean;
+  /** It ends with the session that made it; one that a standby has not taken over whole yet is such a one, too. */
+  readonly temporary: boolean;
+  /** Standbys keep a copy of it (PostgreSQL 17). */
+  readonly failover: boolean;
   /** reserved, extended, unreserved or lost; null where it reserves nothing. */
   readonly walStatus: string | null;
   readonly invalidationReason: string | null;
@@ -25,6 +30,8 @@ export type SlotStatusRow = {
   readonly plugin: string | null;
   readonly database: string | null;
   readonly active: boolean;
+  readonly temporary: boolean;
+  readonly failover: boolean;
   readonly wal_status: string | null;
   readonly reason: string | null;
   readonly confirmed: string | null;
@@ -32,11 +39,12 @@ export type SlotStatusRow = {
 };
 
 /**
- * Columns of pg_replication_slots `s`. invalidation_reason exists since PostgreSQL 17: taken from the row as JSON, so that
- * older servers need no other query.
+ * Columns of pg_replication_slots `s`. invalidation_reason and failover exist since PostgreSQL 17: taken from the row as
+ * JSON, so that older servers need no other query.
  */
-export const SLOT_STATUS = `s.plugin, s.database, s.active, s.wal_status,
+export const SLOT_STATUS = `s.plugin, s.database, s.active, s.temporary, s.wal_status,
        to_jsonb(s) ->> 'invalidation_reason' AS reason,
+       coalesce((to_jsonb(s) ->> 'failover')::boolean, false) AS failover,
        s.confirmed_flush_lsn::text AS confirmed, s.restart_lsn::text AS restart`;
 
 export function toSlotStatus(row: SlotStatusRow): SlotStatus {
@@ -44,6 +52,8 @@ export function toSlotStatus(row: SlotStatusRow): SlotStatus {
     plugin: row.plugin,
     database: row.database,
     active: row.active,
+    temporary: row.temporary,
+    failover: row.failover,
     walStatus: row.wal_status,
     invalidationReason: row.reason,
     confirmed: row.confirmed === null ? null : parseLsn(row.confirmed),
@@ -61,6 +71,7 @@ export function toSlotStatus(row: SlotStatusRow): SlotStatus {
  * under a load of new chunks on PostgreSQL 17). So a change of the catalog is made, transactions from before it are
  * awaited, and the slot starts behind them.
  * @param waitSeconds how long to wait for transactions, each time.
+ * @param failover standbys are to keep a copy of it; PostgreSQL 17 or later.
  * @returns where the stream begins: every transaction that commits later is decoded.
  * @throws ConnectorError (transient) when those transactions last longer; (config) when no slot is free.
  */
@@ -68,16 +79,20 @@ export async function createSlot(
   client: ClientBase,
   slot: string,
   waitSeconds: number,
+  failover = false,
 ): Promise<Lsn> {
   const { rows } = await client.query<{ before: string }>(
     `SELECT pg_catalog.current_setting('statement_timeout') AS before`,
   );
   await client.query(`SET statement_timeout = ${Math.trunc(waitSeconds * 1000)}`);
   try {
-    await client.query(`SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`, [
-      slot,
-    ]);
-    return await behindItsCreation(client, slot, waitSeconds);
+    // Neither temporary nor two-phase; older servers do not know the last one.
+    const more = failover ? ', false, false, true' : '';
+    await client.query(
+      `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput'${more})`,
+      [slot],
+    );
+    return await behindItsCreation(client, slot, waitSeconds, failover);
   } catch (error) {
     throw explainCreation(error, slot, waitSeconds);
   } finally {
@@ -92,13 +107,16 @@ async function behindItsCreation(
   client: ClientBase,
   slot: string,
   waitSeconds: number,
+  failover: boolean,
 ): Promise<Lsn> {
   try {
     if (!(await outliveItsCreation(client, waitSeconds))) throw tooLong(slot, waitSeconds, null);
+    const upTo = failover ? await targetLsn(client) : null;
+    if (upTo !== null) await awaitStandbys(client, slot, upTo);
     const { rows } = await client.query<{ lsn: string }>(
       `SELECT end_lsn::text AS lsn
-         FROM pg_catalog.pg_replication_slot_advance($1, pg_catalog.pg_current_wal_insert_lsn())`,
-      [slot],
+         FROM pg_catalog.pg_replication_slot_advance($1, coalesce($2::pg_lsn, pg_catalog.pg_current_wal_insert_lsn()))`,
+      [slot, upTo === null ? null : formatLsn(upTo)],
     );
     return parseLsn(rows[0]?.lsn ?? '');
   } catch (error) {
@@ -268,22 +286,37 @@ const OWN_COMMIT_AFTER_MS = 600;
 const OWN_COMMIT = `BEGIN; SET LOCAL synchronous_commit = local;
   SELECT pg_catalog.pg_logical_emit_message(true, 'source-timescaledb', ''); COMMIT`;
 
+export type Target = {
+  readonly lsn: Lsn;
+  /** A visibility: everything in it has its commit before `lsn`. */
+  readonly seen: string;
+};
+
+/** As `presentTarget`, the position alone. */
+export async function targetLsn(client: ClientBase): Promise<Lsn> {
+  return (await presentTarget(client)).lsn;
+}
+
+/** The query's own snapshot is older than the position that it asks for. */
+const TARGET = `
+SELECT pg_catalog.pg_current_snapshot()::text AS seen, pg_catalog.pg_current_wal_insert_lsn()::text AS insert,
+       pg_catalog.pg_current_wal_flush_lsn()::text AS flush`;
+
 /**
  * A target for reading: everything visible now has its commit before it. Waits until that much WAL is on disk, since
  * decoding reads no further (commits with synchronous_commit = off are visible before).
  */
-export async function targetLsn(client: ClientBase): Promise<Lsn> {
+export async function presentTarget(client: ClientBase): Promise<Target> {
   const begun = Date.now();
-  let target: Lsn | null = null;
+  let found: Target | null = null;
   let pushed = false;
   for (;;) {
-    const { rows } = await client.query<{ insert: string; flush: string }>(
-      'SELECT pg_catalog.pg_current_wal_insert_lsn()::text AS insert, pg_catalog.pg_current_wal_flush_lsn()::text AS flush',
-    );
-    target ??= parseLsn(rows[0]?.insert ?? '');
+    const { rows } = await client.query<{ seen: string; insert: string; flush: string }>(TARGET);
+    found ??= { lsn: parseLsn(rows[0]?.insert ?? ''), seen: rows[0]?.seen ?? '' };
     const flushed = parseLsn(rows[0]?.flush ?? '');
-    const atPageStart = flushed % PAGE_BYTES === 0n && target - flushed <= PAGE_HEADER_BYTES;
-    if (flushed >= target || atPageStart) return atPageStart ? flushed : target;
+    const atPageStart = flushed % PAGE_BYTES === 0n && found.lsn - flushed <= PAGE_HEADER_BYTES;
+    if (flushed >= found.lsn || atPageStart)
+      return atPageStart ? { ...found, lsn: flushed } : found;
     if (!pushed && Date.now() - begun > OWN_COMMIT_AFTER_MS) {
       await client.query(OWN_COMMIT);
       pushed = true;

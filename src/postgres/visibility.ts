@@ -43,6 +43,14 @@ export function isVisible(xid: number, visibility: Visibility): boolean {
   return full < visibility.xmax && !visibility.running.has(full);
 }
 
+/** What is visible in both. */
+export function visibleInBoth(a: Visibility, b: Visibility): Visibility {
+  const xmin = a.xmin < b.xmin ? a.xmin : b.xmin;
+  const xmax = a.xmax < b.xmax ? a.xmax : b.xmax;
+  const running = [...new Set([...a.running, ...b.running])].filter((id) => id < xmax);
+  return { xmin, xmax, running: new Set(running.toSorted((x, y) => (x < y ? -1 : 1))) };
+}
+
 /** The 64-bit id with these lower 32 bits that is nearest to `near`. */
 export function widenXid(xid: number, near: bigint): bigint {
   const delta = BigInt.asIntN(32, BigInt(xid) - near);
