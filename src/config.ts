@@ -212,7 +212,13 @@ function tunnelOf(saved: SavedTunnel | undefined): Config['tunnel'] {
   if (saved === undefined || saved.tunnel_method === 'NO_TUNNEL') return { method: 'NO_TUNNEL' };
   const server = { host: saved.tunnel_host, port: saved.tunnel_port, user: saved.tunnel_user };
   return saved.tunnel_method === 'SSH_KEY_AUTH'
-    ? { method: 'SSH_KEY_AUTH', ...server, key: saved.ssh_key }
+    ? {
+        method: 'SSH_KEY_AUTH',
+        ...server,
+        key: saved.ssh_key,
+        // Left empty in a form, as above.
+        ...(saved.ssh_key_passphrase ? { passphrase: saved.ssh_key_passphrase } : {}),
+      }
     : { method: 'SSH_PASSWORD_AUTH', ...server, password: saved.tunnel_user_password };
 }
 

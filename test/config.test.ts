@@ -153,6 +153,14 @@ describe('a choice', () => {
       { method: 'SSH_KEY_AUTH', host: 'bastion', port: 22, user: 'me', key: 'K' },
     ],
     [
+      { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K', ssh_key_passphrase: 'P' },
+      { method: 'SSH_KEY_AUTH', host: 'bastion', port: 22, user: 'me', key: 'K', passphrase: 'P' },
+    ],
+    [
+      { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K', ssh_key_passphrase: '' },
+      { method: 'SSH_KEY_AUTH', host: 'bastion', port: 22, user: 'me', key: 'K' },
+    ],
+    [
       { tunnel_method: 'SSH_PASSWORD_AUTH', ...SSH, tunnel_user_password: 'P' },
       { method: 'SSH_PASSWORD_AUTH', host: 'bastion', port: 22, user: 'me', password: 'P' },
     ],
