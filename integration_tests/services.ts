@@ -154,11 +154,12 @@ export async function startBastion(place: Place, lines: readonly string[] = []):
   };
 }
 
-/** @param url of the server behind it. @param mode its pool_mode. */
+/** @param url of the server behind it. @param mode its pool_mode. @param lines more of its settings. */
 export async function startPooler(
   place: Place,
   url: string,
   mode: 'session' | 'transaction' | 'statement',
+  lines: readonly string[] = [],
 ): Promise<Service> {
   const folder = await mkdtemp(
     join(place.root === '' ? tmpdir() : join(place.root, 'srv'), 'pool-'),
@@ -179,6 +180,7 @@ auth_type = trust
 auth_file = ${inside}/users
 pool_mode = ${mode}
 ignore_startup_parameters = extra_float_digits,options
+${lines.join('\n')}
 `,
   );
   await writeFile(join(folder, 'users'), '"postgres" ""\n');

@@ -175,6 +175,7 @@ function withDefaults(saved: SavedConfig, authority: string): Config {
           }
         : null,
     params,
+    transactionsApart: saved.replication_method?.method !== 'CDC',
     ignoredParams: ignored,
     replication: replicationOf(saved.replication_method),
     checkPrivileges: saved.check_privileges ?? true,

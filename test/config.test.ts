@@ -40,6 +40,7 @@ describe('a valid configuration', () => {
       tunnel: { method: 'NO_TUNNEL' },
       entra: null,
       params: DEFAULT_PARAMS,
+      transactionsApart: true,
       ignoredParams: [],
       replication: { method: 'Standard' },
       checkPrivileges: true,
