@@ -1,11 +1,12 @@
 /** The server behind a real sshd. */
+import { createPrivateKey } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
 import { run } from './connector.ts';
 import { createDatabase, type Database } from './database.ts';
 import { EMPTY, expectRefused } from './refusals.ts';
 import { connectTo, DAY_ZERO, nthState, sessions, stopWhen } from './scenario.ts';
-import { type Bastion, placeOf, startBastion } from './services.ts';
+import { type Bastion, PASSPHRASE, placeOf, startBastion } from './services.ts';
 
 let db: Database;
 let bastion: Bastion | undefined;
@@ -32,9 +33,24 @@ function server(it: Bastion): JsonObject {
   return { tunnel_host: '127.0.0.1', tunnel_port: it.port, tunnel_user: it.user };
 }
 
-const byKey = (it: Bastion, ssh_key: string): JsonObject => ({
-  tunnel_method: { tunnel_method: 'SSH_KEY_AUTH', ...server(it), ssh_key },
+const byKey = (it: Bastion, ssh_key: string, ssh_key_passphrase?: string): JsonObject => ({
+  tunnel_method: {
+    tunnel_method: 'SSH_KEY_AUTH',
+    ...server(it),
+    ssh_key,
+    ...(ssh_key_passphrase === undefined ? {} : { ssh_key_passphrase }),
+  },
 });
+
+/** As PKCS#8, which ssh-keygen writes only if it is asked to. */
+const asPkcs8 = (key: string, passphrase?: string): string =>
+  createPrivateKey(key)
+    .export({
+      type: 'pkcs8',
+      format: 'pem',
+      ...(passphrase === undefined ? {} : { cipher: 'aes-256-cbc', passphrase }),
+    })
+    .toString();
 
 const byPassword = (it: Bastion, tunnel_user_password: string): JsonObject => ({
   tunnel_method: { tunnel_method: 'SSH_PASSWORD_AUTH', ...server(it), tunnel_user_password },
@@ -45,7 +61,7 @@ async function expectFailure(overrides: JsonObject, sentence: RegExp): Promise<v
   const { message } = (await run('check', { config })).connectionStatus();
   expect(message).toMatch(sentence);
   const secrets = Object.values(overrides['tunnel_method'] as JsonObject).filter(
-    (value) => typeof value === 'string' && value.length > 40,
+    (value) => typeof value === 'string' && (value.length > 40 || value.startsWith(PASSPHRASE)),
   );
   for (const secret of secrets) expect(message).not.toContain(secret);
 }
@@ -80,13 +96,9 @@ test('keys in PEM format, in PKCS#8, with line ends of other kinds; a password',
     context.skip(reason);
     return;
   }
-  const { createPrivateKey } = await import('node:crypto');
-  const pkcs8 = createPrivateKey(bastion.keys.pem)
-    .export({ type: 'pkcs8', format: 'pem' })
-    .toString();
   for (const key of [
     bastion.keys.pem,
-    pkcs8,
+    asPkcs8(bastion.keys.pem),
     bastion.keys.openssh.trim().replaceAll('\n', '\\n'),
   ]) {
     const check = await run('check', { config: db.config(byKey(bastion, key)) });
@@ -97,16 +109,43 @@ test('keys in PEM format, in PKCS#8, with line ends of other kinds; a password',
   expect(check.connectionStatus()).toEqual({ status: 'SUCCEEDED' });
 });
 
+test('encrypted keys: OpenSSH by an older and a newer cipher, PEM, PKCS#8; a passphrase too many', async (context) => {
+  if (bastion === undefined) {
+    context.skip(reason);
+    return;
+  }
+  const { keys } = bastion;
+  const encrypted = [keys.locked, keys.lockedGcm, keys.lockedPem, asPkcs8(keys.pem, PASSPHRASE)];
+  for (const key of [...encrypted, keys.openssh]) {
+    const check = await run('check', { config: db.config(byKey(bastion, key, PASSPHRASE)) });
+    expect(check.connectionStatus(), key.slice(0, 60)).toEqual({ status: 'SUCCEEDED' });
+  }
+  // Found out here: nothing was sent, not even to a bastion that is not there.
+  const nowhere = { ...bastion, port: 1 };
+  for (const key of encrypted) {
+    await expectFailure(
+      byKey(nowhere, key),
+      /^`tunnel_method.ssh_key` is protected by a passphrase\. .*ssh_key_passphrase/,
+    );
+    await expectFailure(
+      byKey(nowhere, key, `${PASSPHRASE} `),
+      /^`tunnel_method.ssh_key_passphrase` does not open the SSH key\./,
+    );
+  }
+  const read = await run('read', {
+    config: db.config(byKey(nowhere, keys.locked, 'a wrong one')),
+    catalog: EMPTY,
+  });
+  expectRefused(read, 'config_error', /ssh_key_passphrase` does not open/);
+  expect(read.lines.join('\n')).not.toContain('a wrong one');
+});
+
 test('what is wrong is said', async (context) => {
   if (bastion === undefined) {
     context.skip(reason);
     return;
   }
   const { keys } = bastion;
-  await expectFailure(
-    byKey(bastion, keys.locked),
-    /`tunnel_method.ssh_key` is protected by a passphrase/,
-  );
   await expectFailure(byKey(bastion, 'no key'), /`tunnel_method.ssh_key` cannot be read/);
   await expectFailure(byKey(bastion, keys.foreign), /refused the user or the key/);
   await expectFailure(byPassword(bastion, 'wrong'), /refused the user or the password/);

@@ -78,9 +78,12 @@ export type Bastion = Service & {
   readonly user: string;
   /** Null: only a bastion of our own has a user whose password is known. */
   readonly password: string | null;
-  /** Private keys that it lets in: `openssh`, `pem`, `locked` (the first one with a passphrase). */
-  readonly keys: Readonly<Record<'openssh' | 'pem' | 'locked' | 'foreign', string>>;
+  /** Private keys; it lets in all but `foreign`. Those whose name begins with `locked` have the passphrase. */
+  readonly keys: Readonly<Record<(typeof KEYS)[number], string>>;
 };
+
+export const PASSPHRASE = "offen s'il ß%&";
+const KEYS = ['openssh', 'pem', 'locked', 'lockedPem', 'lockedGcm', 'foreign'] as const;
 
 const TUNNEL_PASSWORD = "p'ä ß%1";
 
@@ -96,10 +99,14 @@ export async function startBastion(place: Place, lines: readonly string[] = []):
   await make('host', '-t', 'ed25519', '-N', '');
   await make('openssh', '-t', 'ed25519', '-N', '');
   await make('pem', '-t', 'rsa', '-b', '2048', '-m', 'PEM', '-N', '');
-  await make('locked', '-t', 'ed25519', '-N', 'geheim');
+  await make('locked', '-t', 'ed25519', '-N', PASSPHRASE);
+  await make('lockedPem', '-t', 'rsa', '-b', '2048', '-m', 'PEM', '-N', PASSPHRASE);
+  await make('lockedGcm', '-t', 'ecdsa', '-Z', 'aes256-gcm@openssh.com', '-N', PASSPHRASE);
   await make('foreign', '-t', 'ed25519', '-N', '');
   const read = (name: string): Promise<string> => readFile(join(folder, name), 'utf8');
-  const known = await Promise.all(['openssh.pub', 'pem.pub', 'locked.pub'].map(read));
+  const known = await Promise.all(
+    KEYS.filter((name) => name !== 'foreign').map((name) => read(`${name}.pub`)),
+  );
   await writeFile(join(folder, 'authorized_keys'), known.join(''));
   const port = await freePort();
   const own = place.root !== '';
@@ -136,22 +143,23 @@ export async function startBastion(place: Place, lines: readonly string[] = []):
   } else await mkdir('/run/sshd', { recursive: true });
   const command = ['/usr/sbin/sshd', '-D', '-e', '-f', `${inside}/config`];
   const service = await start(place, command, port, /Server listening/, folder);
-  const [openssh = '', pem = '', locked = '', foreign = ''] = await Promise.all(
-    ['openssh', 'pem', 'locked', 'foreign'].map(read),
-  ).catch(() => []);
+  const keys = Object.fromEntries(
+    await Promise.all(KEYS.map(async (name) => [name, await read(name)] as const)),
+  ) as Bastion['keys'];
   return {
     ...service,
     user,
     password: own ? TUNNEL_PASSWORD : null,
-    keys: { openssh, pem, locked, foreign },
+    keys,
   };
 }
 
-/** @param url of the server behind it. @param mode its pool_mode. */
+/** @param url of the server behind it. @param mode its pool_mode. @param lines more of its settings. */
 export async function startPooler(
   place: Place,
   url: string,
   mode: 'session' | 'transaction' | 'statement',
+  lines: readonly string[] = [],
 ): Promise<Service> {
   const folder = await mkdtemp(
     join(place.root === '' ? tmpdir() : join(place.root, 'srv'), 'pool-'),
@@ -172,6 +180,7 @@ auth_type = trust
 auth_file = ${inside}/users
 pool_mode = ${mode}
 ignore_startup_parameters = extra_float_digits,options
+${lines.join('\n')}
 `,
   );
   await writeFile(join(folder, 'users'), '"postgres" ""\n');

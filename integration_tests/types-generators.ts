@@ -21,6 +21,7 @@ export type Generator = {
   readonly since?: number;
 };
 
+const ENDLESS = [`'infinity'`, `'-infinity'`] as const;
 const asText = (value: string): string => `to_json(${value}::text)`;
 const unless = (condition: string, json: string): string =>
   `CASE WHEN ${condition} THEN ${UNENCODABLE} ELSE ${json} END`;
@@ -122,7 +123,11 @@ const TEXTS: readonly Generator[] = [
   { type: 'varchar(20)', edges: [`''`, `'NULL'`], random: 'random_text(20)' },
   { type: 'char(6)', edges: [`''`, `' a'`], random: 'random_text(6)' },
   { type: 'name', edges: [`''`, `'a name'`], random: 'random_text(9)' },
-  { type: '"char"', edges: [`''`, `'A'`, String.raw`'\351'`], random: 'chr((1 + r(127))::int)' },
+  {
+    type: '"char"',
+    edges: [`''`, `'A'`, String.raw`'\351'`, String.raw`'\377'`],
+    random: 'chr((1 + r(127))::int)',
+  },
   { type: 'citext', edges: [`''`, `'NULL'`], random: 'random_text(20)' },
   {
     type: 'bytea',
@@ -163,13 +168,22 @@ const TEXTS: readonly Generator[] = [
   },
   {
     type: 'xml',
-    edges: [`''`, `'<?xml version="1.0"?><a/>'`, `'<?xml version="1.1" standalone="yes"?><a/>'`],
+    edges: [
+      `''`,
+      `'<?xml version="1.0"?><a/>'`,
+      `'<?xml version="1.1" standalone="yes"?><a/>'`,
+      `'<?xml version="1.0" encoding="UTF-8"?><a>é</a>'`,
+    ],
     random: `xmlelement(name a, xmlattributes(random_word() AS b),
       regexp_replace(random_text(9), '[\\x01-\\x1f\\x7f\\uFFFF]', '', 'g'))`,
   },
   {
     type: 'hstore',
-    edges: [`''`, `'a=>NULL, b=>"NULL", ""=>""'`],
+    edges: [
+      `''`,
+      `'a=>NULL, b=>"NULL", ""=>""'`,
+      `hstore(ARRAY['a"b', 'c\\d', '=>'], ARRAY['"', NULL, E'\\n\\u0001'])`,
+    ],
     random: `hstore(ARRAY[random_text(6), random_text(6), random_word(), random_text(9)])`,
     json: (value) => `json_build_object('hstore', hstore_to_json(${value}))`,
   },
@@ -188,7 +202,7 @@ const TEXTS: readonly Generator[] = [
 const TIMES: readonly Generator[] = [
   {
     type: 'date',
-    edges: [`'infinity'`, `'-infinity'`, `'4713-01-01 BC'`, `'5874897-12-31'`, `'0001-01-01 BC'`],
+    edges: [...ENDLESS, `'4713-01-01 BC'`, `'5874897-12-31'`, `'0001-01-01 BC'`],
     random: 'random_moment()',
     json: (value) => unless(`NOT isfinite(${value})`, `to_json(${value})`),
   },
@@ -222,7 +236,7 @@ const TIMES: readonly Generator[] = [
   },
   {
     type: 'timestamp',
-    edges: [`'infinity'`, `'-infinity'`, `'4713-01-01 BC'`, `'294276-12-31 23:59:59.999999'`],
+    edges: [...ENDLESS, `'4714-11-24 00:00:00.000001 BC'`, `'294276-12-31 23:59:59.999999'`],
     random: 'random_moment()',
     json: (value) =>
       unless(
@@ -232,7 +246,7 @@ const TIMES: readonly Generator[] = [
   },
   {
     type: 'timestamptz',
-    edges: [`'infinity'`, `'-infinity'`, `'4713-01-02 BC'`, `'294276-12-31 00:00Z'`],
+    edges: [...ENDLESS, `'0001-01-01 00:00:00.5+14 BC'`, `'294276-12-31 00:00Z'`],
     random: 'random_moment()',
     json: (value) =>
       unless(
@@ -242,7 +256,7 @@ const TIMES: readonly Generator[] = [
   },
   {
     type: 'interval',
-    edges: [`'0'`, `'178000000 years'`, `'-0.000001 s'`, `'1 mon -1 day 00:00:01'`],
+    edges: [`'0'`, `'178000000 years'`, `'-0.000001 s'`, `'-1 year +2 mons -3 days +04:05:06.789'`],
     random: `make_interval(months => (r(400) - 200)::int, days => (r(60) - 30)::int) + (random() - 0.5) * interval '9 days'`,
   },
 ];
@@ -275,8 +289,8 @@ const OTHERS: readonly Generator[] = [
   range('int8range', 'r(1e12)', []),
   range('numrange', 'random()::numeric', [`'[NaN,NaN]'`]),
   range('daterange', 'random_moment()::date', [`'[infinity,infinity]'`]),
-  range('tsrange', 'random_moment()', []),
-  range('tstzrange', 'random_moment()::timestamptz', []),
+  range('tsrange', 'random_moment()', [`'[-infinity,infinity]'`]),
+  range('tstzrange', 'random_moment()::timestamptz', [`'[0044-03-15 BC,infinity)'`]),
   range('words', 'random_text(4)', []),
   multirange('int4multirange', 'int4range', 'r(99)::int'),
   multirange('int8multirange', 'int8range', 'r(1e12)'),

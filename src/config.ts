@@ -177,6 +177,7 @@ function withDefaults(saved: SavedConfig, authority: string): Config {
           }
         : null,
     params,
+    transactionsApart: saved.replication_method?.method !== 'CDC',
     ignoredParams: ignored,
     replication: replicationOf(saved.replication_method),
     checkPrivileges: saved.check_privileges ?? true,
@@ -214,7 +215,13 @@ function tunnelOf(saved: SavedTunnel | undefined): Config['tunnel'] {
   if (saved === undefined || saved.tunnel_method === 'NO_TUNNEL') return { method: 'NO_TUNNEL' };
   const server = { host: saved.tunnel_host, port: saved.tunnel_port, user: saved.tunnel_user };
   return saved.tunnel_method === 'SSH_KEY_AUTH'
-    ? { method: 'SSH_KEY_AUTH', ...server, key: saved.ssh_key }
+    ? {
+        method: 'SSH_KEY_AUTH',
+        ...server,
+        key: saved.ssh_key,
+        // Left empty in a form, as above.
+        ...(saved.ssh_key_passphrase ? { passphrase: saved.ssh_key_passphrase } : {}),
+      }
     : { method: 'SSH_PASSWORD_AUTH', ...server, password: saved.tunnel_user_password };
 }
 

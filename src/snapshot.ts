@@ -11,6 +11,7 @@ import { ConnectorError, errorCode } from './errors.ts';
 import type { ColumnFormat } from './postgres/bind-message.ts';
 import { bindPortal, executePortal, type RowHandler } from './postgres/hot-reader.ts';
 import { parseLsn } from './postgres/lsn.ts';
+import { settingsOf } from './postgres/pooler.ts';
 import type { Seen } from './progress.ts';
 import { conditions, isQuiet, type Slice, type SliceSource } from './slice-conditions.ts';
 import type { Chunk } from './timescaledb/chunks.ts';
@@ -153,7 +154,7 @@ async function attemptChunk(
   onRow: RowHandler,
 ): Promise<Attempted<ChunkRead> | null> {
   // One round trip: a hypertable may have thousands of chunks with few rows in each.
-  const before = [...BEGIN, ...lock];
+  const before = [...BEGIN, ...settingsOf(client), ...lock];
   const sql = selectSql(qualified(target), selection);
   await bindPortal(client, 'rows', sql, selection.values, formats(selection), before);
   const query = { name: 'chunk check', text: checkSql, values: [chunk.id] };
@@ -268,7 +269,7 @@ async function attemptSlice(
 ): Promise<Attempted<SliceRead> | null> {
   const relation = `${ident(source.schema)}.${ident(source.name)}`;
   const lock = source.lockable ? [`LOCK TABLE ONLY ${relation} IN ACCESS SHARE MODE`] : [];
-  const before = [...BEGIN, ...lock];
+  const before = [...BEGIN, ...settingsOf(client), ...lock];
   const narrowed = { ...selection, where: conditions(source, slice, selection.where) };
   const only = source.heap ? `ONLY ${relation}` : relation;
   const sql = selectSql(only, narrowed);

@@ -56,7 +56,11 @@ type SavedSshServer = {
 /** `tunnel_method` */
 export type SavedTunnel =
   | { readonly tunnel_method: 'NO_TUNNEL' }
-  | ({ readonly tunnel_method: 'SSH_KEY_AUTH'; readonly ssh_key: string } & SavedSshServer)
+  | ({
+      readonly tunnel_method: 'SSH_KEY_AUTH';
+      readonly ssh_key: string;
+      readonly ssh_key_passphrase?: string;
+    } & SavedSshServer)
   | ({
       readonly tunnel_method: 'SSH_PASSWORD_AUTH';
       readonly tunnel_user_password: string;

@@ -40,6 +40,7 @@ describe('a valid configuration', () => {
       tunnel: { method: 'NO_TUNNEL' },
       entra: null,
       params: DEFAULT_PARAMS,
+      transactionsApart: true,
       ignoredParams: [],
       replication: { method: 'Standard' },
       checkPrivileges: true,
@@ -151,6 +152,14 @@ describe('a choice', () => {
     [{ tunnel_method: 'NO_TUNNEL' }, { method: 'NO_TUNNEL' }],
     [
       { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K' },
+      { method: 'SSH_KEY_AUTH', host: 'bastion', port: 22, user: 'me', key: 'K' },
+    ],
+    [
+      { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K', ssh_key_passphrase: 'P' },
+      { method: 'SSH_KEY_AUTH', host: 'bastion', port: 22, user: 'me', key: 'K', passphrase: 'P' },
+    ],
+    [
+      { tunnel_method: 'SSH_KEY_AUTH', ...SSH, ssh_key: 'K', ssh_key_passphrase: '' },
       { method: 'SSH_KEY_AUTH', host: 'bastion', port: 22, user: 'me', key: 'K' },
     ],
     [

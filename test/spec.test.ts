@@ -62,7 +62,7 @@ describe('each property of spec.json', () => {
   });
 
   it('is marked if it is secret', () => {
-    const bySuffix = /(password|certificate|key)$/;
+    const bySuffix = /(password|certificate|key|passphrase)$/;
     const found = schemas
       .filter(({ path }) => /\.properties\.\w+$/.test(path))
       .flatMap(({ path, node }) => {
@@ -70,7 +70,7 @@ describe('each property of spec.json', () => {
         return node['airbyte_secret'] === true ? [path.replace(/^.*\./, '')] : [];
       });
     expect([...new Set(found)].toSorted()).toEqual(
-      'ca_certificate client_certificate client_key client_key_password password ssh_key tunnel_user_password'.split(
+      'ca_certificate client_certificate client_key client_key_password password ssh_key ssh_key_passphrase tunnel_user_password'.split(
         ' ',
       ),
     );

@@ -18,7 +18,7 @@ import {
   wantedStandby,
 } from './hosts.ts';
 import { receivingSocket } from './hot-reader.ts';
-import { claimBackend } from './pooler.ts';
+import { claimBackend, setInEachTransaction } from './pooler.ts';
 import { setUp } from './session-settings.ts';
 import type { Tunnel, TunnelSettings } from './ssh-tunnel.ts';
 import { explainTls, tlsAttempts, tlsOptions, type TlsSettings } from './tls.ts';
@@ -33,6 +33,8 @@ export type ConnectionSettings = {
   /** Null: `password` is a password, otherwise a client secret. */
   readonly entra: EntraSettings | null;
   readonly params: ConnectionParams;
+  /** Whether a pooler may run each transaction in another session: nothing that lives in a session is needed. */
+  readonly transactionsApart: boolean;
 };
 
 /** The way that all open sessions of a configuration take; chosen anew once none is left. */
@@ -143,7 +145,8 @@ async function openOn(
   const client = await open();
   try {
     const own = await setUp(client, true);
-    if (!own) {
+    if (!own && settings.transactionsApart) await setInEachTransaction(client);
+    else if (!own) {
       await claimBackend(client, open);
       await setUp(client, false);
     }

@@ -37,6 +37,24 @@ function rowsOf(settings: Readonly<Record<string, string>>, limits: boolean): re
 const VALUE = `CASE WHEN v.name = 'client_encoding' AND pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'
             THEN 'SQL_ASCII' ELSE v.value END`;
 
+/** Settings of a transaction; those of the connection to the server are the pooler's own affair. */
+const TRANSACTION: readonly (readonly [string, string])[] = Object.entries({
+  ...FORMATS,
+  ...LIMITS,
+}).filter(([name]) => !name.startsWith('tcp_') && name !== 'client_connection_check_interval');
+
+/**
+ * The settings for one transaction, to be made first in it. Statements that take no snapshot, so that what has to come
+ * before a transaction's snapshot still can.
+ * @param encoding of the database.
+ */
+export function transactionSettings(encoding: string): readonly string[] {
+  return TRANSACTION.map(([name, value]) => {
+    const ascii = name === 'client_encoding' && encoding === 'SQL_ASCII';
+    return `SET LOCAL ${name} = ${escapeLiteral(ascii ? encoding : value)}`;
+  });
+}
+
 const SESSION = `
 SELECT pg_catalog.set_config(s.name, ${VALUE}, false)
   FROM (VALUES ${[...rowsOf(FORMATS, false), ...rowsOf(LIMITS, true)].join(', ')}) v(name, value, limits)

@@ -2,7 +2,7 @@
  * One SSH connection to a bastion; each session gets a channel of it, and nobody else on this machine can reach it.
  * `ssh2` speaks the protocol: there need be no ssh program where the connector runs.
  */
-import { createPrivateKey } from 'node:crypto';
+import { createPrivateKey, type KeyObject } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import ssh2 from 'ssh2';
 import { asConnectorError, ConnectorError, errorCode } from '../errors.ts';
@@ -12,9 +12,15 @@ type SshServer = { readonly host: string; readonly port: number; readonly user: 
 
 export type TunnelSettings =
   | { readonly method: 'NO_TUNNEL' }
-  | ({ readonly method: 'SSH_KEY_AUTH'; readonly key: string } & SshServer)
+  | ({
+      readonly method: 'SSH_KEY_AUTH';
+      readonly key: string;
+      /** Of an encrypted key; passed over where it is not. */
+      readonly passphrase?: string;
+    } & SshServer)
   | ({ readonly method: 'SSH_PASSWORD_AUTH'; readonly password: string } & SshServer);
 
+type KeySettings = { readonly key: string; readonly passphrase?: string };
 type SshSettings = Exclude<TunnelSettings, { readonly method: 'NO_TUNNEL' }>;
 
 const READY_TIMEOUT_MS = 30_000;
@@ -46,7 +52,9 @@ export class Tunnel {
     const where = `${host}:${port}`;
     const login =
       settings.method === 'SSH_KEY_AUTH'
-        ? { privateKey: usableKey(settings.key) }
+        ? {
+            authHandler: [{ type: 'publickey' as const, username: user, key: usableKey(settings) }],
+          }
         : { password: settings.password, tryKeyboard: true };
     const client = new ssh2.Client();
     if (settings.method === 'SSH_PASSWORD_AUTH') {
@@ -110,41 +118,73 @@ function asSocket(channel: Duplex): ChannelSocket {
   });
 }
 
-function bad(what: string, cause?: unknown): ConnectorError {
+function bad(
+  what: string,
+  cause?: unknown,
+  fix = 'Paste a private key in OpenSSH or PEM format, from its BEGIN to its END line.',
+): ConnectorError {
   return new ConnectorError(`\`tunnel_method.ssh_key\` ${what}.`, {
     kind: 'config_error',
-    fix: 'Paste a private key in OpenSSH or PEM format, from its BEGIN to its END line, without a passphrase (ssh-keygen -p takes it away).',
+    fix,
     cause,
   });
 }
 
-/** A key as `ssh2` reads it. PKCS#8, which it does not, is written anew in the older form of its kind. */
-function usableKey(given: string): string {
+function locked(): ConnectorError {
+  return bad(
+    'is protected by a passphrase',
+    undefined,
+    'Put it into `tunnel_method.ssh_key_passphrase`, or take it away: ssh-keygen -p.',
+  );
+}
+
+/** @param cause says nothing of the key: that one's own words are about padding and check bytes. */
+function wrongPassphrase(cause: unknown): ConnectorError {
+  return new ConnectorError('`tunnel_method.ssh_key_passphrase` does not open the SSH key.', {
+    kind: 'config_error',
+    fix: 'Enter the passphrase of this key, as ssh-keygen -y asks for it.',
+    cause,
+  });
+}
+
+/**
+ * A key as `ssh2` reads it, unencrypted. PKCS#8, which it does not read, is written anew in the older form of its kind.
+ * Opened once: an OpenSSH key makes that slow on purpose.
+ */
+function usableKey({ key: given, passphrase }: KeySettings): ssh2.ParsedKey {
   const text = pemText(given);
-  if (/BEGIN ENCRYPTED PRIVATE KEY/.test(text)) throw bad('is protected by a passphrase');
-  const key = /BEGIN PRIVATE KEY/.test(text) ? olderForm(text) : text;
-  const parsed = key === null ? new Error('no such form') : ssh2.utils.parseKey(key);
+  const key = /BEGIN (ENCRYPTED )?PRIVATE KEY/.test(text) ? olderForm(text, passphrase) : text;
+  const parsed = ssh2.utils.parseKey(key, passphrase);
   if (parsed instanceof Error) {
-    throw /encrypted|passphrase/i.test(parsed.message)
-      ? bad('is protected by a passphrase')
-      : bad('cannot be read', parsed);
+    if (/no passphrase given/i.test(parsed.message)) throw locked();
+    // The second one: by a cipher that authenticates, such as aes256-gcm.
+    if (/bad passphrase|unable to authenticate/i.test(parsed.message))
+      throw wrongPassphrase(parsed);
+    throw bad('cannot be read', parsed);
   }
   const [first] = Array.isArray(parsed) ? parsed : [parsed];
   if (first?.isPrivateKey() !== true) throw bad('is a public key, not the private one');
-  return key ?? text;
+  return first;
 }
 
-function olderForm(text: string): string | null {
+/** @param text a key as PKCS#8. */
+function olderForm(text: string, passphrase: string | undefined): string {
+  const encrypted = text.includes('BEGIN ENCRYPTED');
+  if (encrypted && passphrase === undefined) throw locked();
+  let key: KeyObject;
   try {
-    const key = createPrivateKey(text);
-    if (key.asymmetricKeyType === 'rsa')
-      return key.export({ type: 'pkcs1', format: 'pem' }).toString();
-    if (key.asymmetricKeyType === 'ec')
-      return key.export({ type: 'sec1', format: 'pem' }).toString();
-    return null;
-  } catch {
-    return null;
+    key = createPrivateKey({ key: text, ...(encrypted ? { passphrase: passphrase ?? '' } : {}) });
+  } catch (error) {
+    throw encrypted ? wrongPassphrase(error) : bad('cannot be read', error);
   }
+  if (key.asymmetricKeyType === 'rsa')
+    return key.export({ type: 'pkcs1', format: 'pem' }).toString();
+  if (key.asymmetricKeyType === 'ec') return key.export({ type: 'sec1', format: 'pem' }).toString();
+  throw bad(
+    `is a ${key.asymmetricKeyType} key as PKCS#8`,
+    undefined,
+    'Write it anew in OpenSSH format: ssh-keygen -p.',
+  );
 }
 
 function explain(
