@@ -8,7 +8,7 @@ import { parseConfig, settingWarnings } from '../src/config.ts';
 import { ConnectorError } from '../src/errors.ts';
 import { DEFAULT_PARAMS } from '../src/postgres/connection-params.ts';
 import { isJsonObject } from '../src/spec.ts';
-import { at, branches, connection, defaultsOf, places, properties, spec } from './spec-walk.ts';
+import { at, branches, connection, defaultsOf, properties, spec } from './spec-walk.ts';
 
 const MINIMAL = { host: 'db', port: 5432, database: 'metrics', username: 'reader' };
 const CDC = { method: 'CDC', replication_slot: 'airbyte_slot', publication: 'airbyte_publication' };
@@ -357,24 +357,4 @@ describe('for any configuration', () => {
     );
     expect(accepted).toBeGreaterThan(0); // else this says nothing about valid ones
   }, 30_000);
-});
-
-describe('settings that do not do what may be expected', () => {
-  const CASES: readonly (readonly [string, RegExp, JsonObject])[] = [
-    ['jdbc_url_params', /have no effect: a\.$/, { jdbc_url_params: 'a=b' }],
-    ['timescaledb_max_memory_mb', /96 is the lowest/, { timescaledb_max_memory_mb: 64 }],
-  ];
-
-  it.each(CASES)('%s', (property, sentence, changes) => {
-    expect(settingWarnings(parse(changes))).toEqual([
-      { property, sentence: expect.stringMatching(sentence) },
-    ]);
-  });
-
-  it('the form promises nothing that is not there', () => {
-    const said = places(connection).filter(({ node }) =>
-      /in this version|no effect/.test(JSON.stringify(node['description'] ?? '')),
-    );
-    expect(said).toEqual([]);
-  });
 });
