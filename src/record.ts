@@ -2,6 +2,7 @@
  * A row, from wherever it comes, to the bytes of a RECORD line. Data in, bytes out: one encoder per stream (and one per
  * relation of the WAL), made once of constant pieces and one small function per column.
  */
+import { encodeNumber, isDigit } from './column-text.ts';
 import type { Encode } from './column-types.ts';
 import { type LineBuffer, Piece } from './airbyte/line-buffer.ts';
 import { CELL_NULL, CELL_UNCHANGED, cellOffsets } from './postgres/pgoutput.ts';
@@ -204,14 +205,21 @@ export class RecordEncoder {
     out.reserve(this.#fixedBytes + valueBytes * 6);
     const begin = out.length;
     // As a whole, a buffer of this length is copied faster than words are.
-    out.length += this.#head.copy(out.bytes, begin);
+    out.bytes.set(this.#head, begin);
+    out.length = begin + this.#head.length;
     return begin;
   }
 
   #value(out: LineBuffer, index: number, src: Buffer, start: number, end: number): void {
     const column = this.#columns[index];
     if (column === null || column === undefined) return;
-    out.appendPiece(this.#keys[index] as Piece);
+    const key = this.#keys[index] as Piece;
+    // Most values are numbers, and a call of one function among many costs more than to copy one.
+    if (column.encode === encodeNumber && isDigit(src[start])) {
+      out.appendKeyed(key, src, start, end);
+      return;
+    }
+    out.appendPiece(key);
     const before = out.length;
     if (!column.encode(out, src, start, end)) {
       out.length = before;
