@@ -135,7 +135,9 @@ export async function readChunk(
 function lockSql(root: TableName | null, chunk: TableName, foreign: boolean): readonly string[] {
   // A tiered chunk is a foreign table: it cannot be locked, and nothing compresses it.
   const tables = [...(root === null ? [] : [root]), ...(foreign ? [] : [chunk])];
-  return tables.map((table) => `LOCK TABLE ONLY ${qualified(table)} IN ACCESS SHARE MODE`);
+  if (tables.length === 0) return [];
+  const list = tables.map((table) => `ONLY ${qualified(table)}`).join(', ');
+  return [`LOCK TABLE ${list} IN ACCESS SHARE MODE`];
 }
 
 function qualified({ schema, name }: TableName): string {
