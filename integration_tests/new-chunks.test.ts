@@ -106,7 +106,9 @@ describe('a new chunk', () => {
     (await syncs.sync()).succeeded();
     // What the reads have seen is forgotten once the changes have passed it, on a busy server by this one only.
     (await syncs.sync()).succeeded();
-    await insert(db, 5, 5, 100_000);
+    // More than the pipes hold: it is stopped in the midst of them.
+    await db.query(`INSERT INTO events
+      SELECT timestamptz '2026-01-06Z' + i * interval '1 second', 100000 + i FROM generate_series(1, 20000) i`);
     const stop = stopWhen(
       ({ type }) => type === 'RECORD',
       () => insert(db, 20, 20, 200_000),
