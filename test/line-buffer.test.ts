@@ -93,6 +93,11 @@ describe('the inside of a JSON string', () => {
     );
   });
 
+  it.each(['e280a8', 'e280a9', 'c285', 'f0808080', 'f08fbfbf', 'eda080'])('stops at %s', (hex) => {
+    const src = Buffer.from(`6161${hex}61616161`, 'hex');
+    expect(new LineBuffer(4096).appendEscaped(src, 0, src.length)).toBe(2);
+  });
+
   it('comes from several buffers in turn', () => {
     const sources = ['first', 'second', 'third'].map((source) => Buffer.from(`${source} padded`));
     const joined = written((out) => {
