@@ -13,6 +13,7 @@ import {
   visibilityThen,
 } from './cdc-setup.ts';
 import { type CdcContext, confirmStated, firstOf, syncChanges } from './cdc-sync.ts';
+import { asConnectorError } from './errors.ts';
 import { refuseFailover } from './failover-slot.ts';
 import { guards, timescaleFacts } from './check-timescale.ts';
 import type { Output } from './airbyte/output.ts';
@@ -26,6 +27,7 @@ import { cdcSessions, type LoadContext } from './load.ts';
 import { label, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
+import { SlotCopy } from './postgres/slot-copy.ts';
 import { insertsPublication } from './postgres/publication.ts';
 import type { Visibility } from './postgres/visibility.ts';
 import { replayed, startTable } from './progress.ts';
@@ -156,14 +158,36 @@ function changeRouting(
 /** With a copy of the slot, as long as that takes. */
 async function followChanges(context: Omit<CdcContext, 'changes'>): Promise<void> {
   const { config, cdc } = context;
-  const session = await connect(config, 'changes');
-  const changes = await ChangeReader.open(session, cdc.slot, cdc.publications);
+  const open = async (label: string): Promise<SlotCopy> =>
+    SlotCopy.open(await connect(config, label), cdc.slot, cdc.publications);
+  const changes = new ChangeReader(await open('changes'), () => secondCopy(context, open));
   try {
     await syncChanges({ ...context, changes });
   } finally {
     await changes.close();
   }
 }
+
+/** Changes are read faster with one: worth a session and a slot where there is room, and no failure where there is not. */
+async function secondCopy(
+  { config, output }: Pick<CdcContext, 'config' | 'output'>,
+  open: (label: string) => Promise<SlotCopy>,
+): Promise<SlotCopy | null> {
+  const { maxConcurrentChunks } = config.timescaledb;
+  const others = cdcSessions(config) + maxConcurrentChunks + WATCHER_SESSIONS;
+  if ((config.maxDbConnections ?? Infinity) <= others) return null;
+  try {
+    return await open('changes ahead');
+  } catch (error) {
+    output.log(
+      'INFO',
+      `Changes are decoded one window at a time: ${asConnectorError(error, 'opening another session').message}`,
+    );
+    return null;
+  }
+}
+
+const WATCHER_SESSIONS = 1;
 
 /** What the columns are, for the state; what has become of them since the state that came in is told. */
 async function columnsNow(

@@ -123,11 +123,17 @@ class RowTap {
   #failed = false;
   rows = 0;
 
-  constructor(portal: string, onRow: RowHandler, after: readonly string[]) {
+  constructor(
+    portal: string,
+    onRow: RowHandler,
+    after: readonly string[],
+    ready: Promise<void> | null,
+  ) {
     this.#onRow = onRow;
     this.exchange = new Exchange(
       (wire) => {
         this.#take(wire.stream);
+        if (ready !== null) this.#wait(ready, 0);
         wire.execute({ portal, rows: 0 });
         for (const text of after) statement(wire, text);
       },
@@ -310,6 +316,8 @@ export async function bindPortal(
 /**
  * Runs an open portal to its end. If the handler throws, or its promise rejects, the session is broken off.
  * @param after statements to run then, in the same round trip, unless the portal fails.
+ * @param ready nothing is taken from the socket before this resolves; null: at once. The server works on meanwhile, until
+ * the socket is full.
  * @returns the number of rows.
  */
 export async function executePortal(
@@ -317,8 +325,9 @@ export async function executePortal(
   portal: string,
   onRow: RowHandler,
   after: readonly string[] = [],
+  ready: Promise<void> | null = null,
 ): Promise<number> {
-  const tap = new RowTap(portal, onRow, after);
+  const tap = new RowTap(portal, onRow, after, ready);
   client.query(tap.exchange);
   await tap.exchange.done;
   return tap.rows;

@@ -1,0 +1,41 @@
+/**
+ * How much WAL the server decodes at a time. It puts together all that a window brings before the first row of it comes,
+ * in memory and then in temporary files, so windows are moderate; and decoding begins again at the slot's restart
+ * position in each of them, so they grow where that would be read over and over.
+ */
+
+/** Small enough for the first record to come soon, and for most results to need no temporary file. */
+export const WINDOW_BYTES = 64 * 1024 * 1024;
+/** What a window is to bring at most, going by what the last one brought. */
+const RESULT_BYTES = WINDOW_BYTES;
+/** A window that brought next to nothing says little about the next one. */
+const MAX_GROWTH = 8;
+const MAX_WINDOW_BYTES = 1024 * 1024 * 1024;
+
+/** How the last window went; all in bytes. */
+export type WindowRead = {
+  /** The WAL between its ends. */
+  readonly wal: number;
+  /** What came out of it. */
+  readonly result: number;
+  /** The WAL before its end that the next one has to decode again: a transaction has been open for so long. */
+  readonly again: number;
+  /** temp_file_limit of the session; null: none. */
+  readonly tempLimit: number | null;
+};
+
+/**
+ * Where a large transaction is open, what it has written so far is decoded in each window, and spooled to disk, which
+ * takes a third of the time that its rows take in the end. Windows that bring nothing therefore grow fast, and those
+ * that bring something by the distance: either way all of it together stays a fixed factor.
+ * @returns the WAL of the next window, in bytes.
+ */
+export function nextWindow({ wal, result, again, tempLimit }: WindowRead): number {
+  const wanted = Math.min((RESULT_BYTES * wal) / Math.max(result, 1), MAX_GROWTH * wal);
+  const most = Math.min(
+    Math.max(MAX_WINDOW_BYTES, 4 * again),
+    // About as many bytes come out as there were in the WAL.
+    tempLimit === null ? Number.POSITIVE_INFINITY : tempLimit / 2,
+  );
+  return Math.trunc(Math.max(WINDOW_BYTES, Math.min(most, Math.max(wanted, again / 2))));
+}
