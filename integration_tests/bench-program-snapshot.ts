@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { writeSync } from 'node:fs';
 import { escapeIdentifier } from 'pg';
 import { Output } from '../src/airbyte/output.ts';
-import { columnType } from '../src/column-types.ts';
+import { binaryEncoder, columnType } from '../src/column-types.ts';
 import { loadSpec, parseConfig } from '../src/config.ts';
 import { connect } from '../src/postgres/connection.ts';
 import { bindPortal, executePortal } from '../src/postgres/hot-reader.ts';
@@ -30,14 +30,22 @@ for (const { stream } of catalog.streams) {
   if (relation === undefined) throw new Error(`no table ${stream.name}`);
   const columns = relation.columns.map(({ name, typeOid, typmod, dimensions }) => ({
     name,
-    encode: columnType(typeOid, typmod, dimensions, source.types).encode,
+    format: binaryEncoder(typeOid) === undefined ? ('text' as const) : ('binary' as const),
+    encode: binaryEncoder(typeOid) ?? columnType(typeOid, typmod, dimensions, source.types).encode,
   }));
   const name = { name: stream.name, namespace: relation.schema };
   const encoder = new RecordEncoder(name, columns, [], new RecordClock(0));
   const tally = output.written(name).rows;
   const list = columns.map((column) => escapeIdentifier(column.name)).join(', ');
   await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
-  await bindPortal(client, 'rows', `SELECT ${list} FROM ${escapeIdentifier(relation.name)}`);
+  const sql = `SELECT ${list} FROM ${escapeIdentifier(relation.name)}`;
+  await bindPortal(
+    client,
+    'rows',
+    sql,
+    [],
+    columns.map(({ format }) => format),
+  );
   await executePortal(client, 'rows', (src, start, end) => {
     encoder.writeRow(output.buffer, src, start, end, null);
     output.recordWritten(tally);

@@ -3,7 +3,7 @@
  * relation holds, except what a read has already brought (by visibility) and what was only moved (by markers).
  */
 import type { Output, Tally } from './airbyte/output.ts';
-import type { RowHandler } from './postgres/hot-reader.ts';
+import type { RowHandler } from './postgres/exchange.ts';
 import { type Lsn, maxLsn } from './postgres/lsn.ts';
 import {
   CELL_UNCHANGED,

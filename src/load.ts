@@ -3,13 +3,13 @@
  * load-table.ts. After each unit the ledger knows, and a STATE is written. Both kinds of sync use it; under CDC what a unit
  * saw is kept for the stream.
  */
-import type { Client, ClientBase } from 'pg';
+import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
 import { binaryEncoder, columnType } from './column-types.ts';
 import type { Config } from './config.ts';
 import type { SourceModel } from './source-model.ts';
 import type { Ledger } from './ledger.ts';
-import type { RowHandler } from './postgres/hot-reader.ts';
+import type { RowHandler } from './postgres/exchange.ts';
 import { label, type SyncStream } from './plan.ts';
 import { chunkDone, type HypertableProgress, seenBytes, unreadChunks } from './progress.ts';
 import { type ChangeStamp, type RecordClock, RecordEncoder } from './record.ts';
@@ -25,7 +25,7 @@ export type LoadContext = {
   readonly ledger: Ledger;
   readonly clock: RecordClock;
   /** For short queries. */
-  readonly main: ClientBase;
+  readonly main: Client;
   readonly readers: ReaderPool;
   /** Chunks whose read does not count, because nobody may publish them: they are read again in each sync. Null: every one counts. */
   readonly book: {
@@ -46,7 +46,7 @@ export class ReaderPool {
     this.#open = open;
   }
 
-  /** Lends a session; one that failed is not lent again. */
+  /** Lends a session; one whose work failed is not lent again. */
   async use<T>(work: (client: Client) => Promise<T>): Promise<T> {
     const client = this.#idle.pop() ?? (await this.#connect());
     const result = await work(client);
@@ -215,9 +215,8 @@ async function loadChunk(
   const checkSql = chunkCheckSql(source.timescale);
   const onRow = writer(context, stream, encoder);
   const begun = Date.now();
-  const read = await context.readers.use((client) =>
-    readChunk(client, context.main, hypertable, chunk, selection, checkSql, onRow),
-  );
+  const { readers, main } = context;
+  const read = await readChunk(readers, main, hypertable, chunk, selection, checkSql, onRow);
   const milliseconds = Date.now() - begun;
   if (read.kind === 'gone') {
     output.watcher.done(stream.name, { rows: 0, milliseconds, retries: 0 });
@@ -233,11 +232,11 @@ async function loadChunk(
   if (context.book?.readInVain(chunk, read.seen.visibility) !== true) {
     ledger.setRows(stream, chunkDone(hypertableRows(ledger, stream), chunk, seen, unread));
   }
-  ledger.checkpoint(stream);
-  output.log(
+  output.logAhead(
     'INFO',
     `${label(stream.name)}: chunk ${chunk.name} read, ${rows} rows in ${milliseconds} ms.`,
   );
+  ledger.checkpoint(stream);
   return true;
 }
 

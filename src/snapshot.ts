@@ -6,12 +6,19 @@
  * let rows flow. TimescaleDB plans with the newest system catalog but executes with the snapshot, so a chunk compressed
  * between the two would silently lack rows. See docs/consistency.md.
  */
-import { type Client, type ClientBase, escapeIdentifier as ident } from 'pg';
+import { type Client, escapeIdentifier as ident } from 'pg';
 import { ConnectorError, errorCode } from './errors.ts';
-import type { ColumnFormat } from './postgres/bind-message.ts';
-import { bindPortal, executePortal, type RowHandler } from './postgres/hot-reader.ts';
+import type { RowHandler } from './postgres/exchange.ts';
+import {
+  bindPortal,
+  executePortal,
+  type OneRow,
+  queryRow,
+  readChecked,
+} from './postgres/hot-reader.ts';
 import { parseLsn } from './postgres/lsn.ts';
-import { settingsOf } from './postgres/pooler.ts';
+import type { ColumnFormat } from './postgres/message-writer.ts';
+import { refuseBackend, settingsOf } from './postgres/pooler.ts';
 import type { Seen } from './progress.ts';
 import { conditions, isQuiet, type Slice, type SliceSource } from './slice-conditions.ts';
 import type { Chunk } from './timescaledb/chunks.ts';
@@ -66,6 +73,9 @@ const BEGIN = [
 
 type TableName = { readonly schema: string; readonly name: string };
 
+/** Lends a session for as long as `work` takes; one whose work failed is not lent again. */
+export type Readers = { readonly use: <T>(work: (client: Client) => Promise<T>) => Promise<T> };
+
 /**
  * Reads one chunk whole or not at all; begins again while maintenance changes it.
  * @param main another session: it sees the chunk's newest state. @param root the chunk's hypertable.
@@ -73,59 +83,146 @@ type TableName = { readonly schema: string; readonly name: string };
  * @throws ConnectorError (transient) when the chunk stays locked or keeps changing.
  */
 export async function readChunk(
-  client: Client,
-  main: ClientBase,
+  readers: Readers,
+  main: Client,
   root: TableName,
   chunk: Chunk,
   selection: Selection,
   checkSql: string,
   onRow: RowHandler,
 ): Promise<ChunkRead> {
-  let target: TableName = chunk;
-  let above: TableName | null = root;
+  let place: Place = { root, target: chunk };
   let reason = '';
-  let emitted = false;
-  const emit: RowHandler = (src, start, end) => {
-    emitted = true;
-    return onRow(src, start, end);
-  };
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
     if (attempt > 0) await pause(Math.min(2000, 25 * 2 ** attempt));
     try {
-      const read = await attemptChunk(
-        client,
-        main,
-        chunk,
-        lockSql(above, target, chunk.foreign),
-        target,
-        selection,
-        checkSql,
-        emit,
+      const { target } = place;
+      const read = await readers.use((client) =>
+        attemptChunk(client, main, chunk, place, selection, checkSql, onRow),
       );
-      if (read !== null) return read.kind === 'read' ? { ...read, retries: attempt } : read;
-      reason = 'it was compressed or recompressed each time';
+      if (read.kind === 'read') return { ...read, retries: attempt };
+      if (read.kind === 'gone') return read;
+      if (read.kind === 'busy') ({ reason } = read);
+      // The hypertable was renamed: its lock is a courtesy, the chunk's is not.
+      else if (read.schema === target.schema && read.name === target.name)
+        place = { root: null, target };
+      else place = { ...place, target: read };
     } catch (error) {
-      const code = errorCode(error);
-      const busy = BUSY.get(code);
-      // Once rows have left, beginning again would double them.
-      if (emitted) throw error;
-      if (code === UNDEFINED_TABLE) {
-        await client.query('ROLLBACK');
-        const renamed = await nameOf(client, chunk.oid);
-        if (renamed === null) return { kind: 'gone' };
-        // The hypertable was renamed: its lock is a courtesy, the chunk's is not.
-        if (renamed.schema === target.schema && renamed.name === target.name) above = null;
-        target = renamed;
-      } else if (busy !== undefined) {
-        await client.query('ROLLBACK');
-        reason = busy;
-      } else throw error;
+      if (!(error instanceof NotAdmitted)) throw error;
+      if (error.gone) return { kind: 'gone' };
+      reason = 'it was compressed or recompressed each time';
     }
   }
   throw new ConnectorError(
     `The chunk ${chunk.schema}.${chunk.name} could not be read: ${reason}.`,
     { kind: 'transient_error', fix: 'The next attempt goes on with it.' },
   );
+}
+
+/** Where a chunk is looked for; a root that is null is not locked. */
+type Place = { readonly root: TableName | null; readonly target: TableName };
+
+type ChunkAttempt =
+  | Attempted<ChunkRead>
+  /** It was locked, before its first row. */
+  | { readonly kind: 'busy'; readonly reason: string }
+  /** Something of that place is not there: this is what the chunk is called now. */
+  | ({ readonly kind: 'elsewhere' } & TableName);
+
+/** @throws NotAdmitted, when nothing was emitted. */
+async function attemptChunk(
+  client: Client,
+  main: Client,
+  chunk: Chunk,
+  { root, target }: Place,
+  selection: Selection,
+  checkSql: string,
+  onRow: RowHandler,
+): Promise<ChunkAttempt> {
+  let emitted = false;
+  const check = { name: 'chunk check', sql: checkSql, values: [String(chunk.id)] };
+  const admission = new Admission(client, main, check);
+  const read = {
+    // One round trip: a hypertable may have thousands of chunks with few rows in each.
+    before: [...BEGIN, ...settingsOf(client), ...lockSql(root, target, chunk.foreign)],
+    sql: selectSql(qualified(target), selection),
+    values: selection.values,
+    formats: formats(selection),
+    check,
+    after: ['COMMIT'],
+  };
+  try {
+    const rows = await readChecked(client, read, admission.admit, (src, start, end) => {
+      emitted = true;
+      return onRow(src, start, end);
+    });
+    return { kind: 'read', seen: admission.seen, rows };
+  } catch (error) {
+    const busy = BUSY.get(errorCode(error));
+    const missing = errorCode(error) === UNDEFINED_TABLE;
+    // Once rows have left, beginning again would double them.
+    if (emitted || (busy === undefined && !missing)) throw error;
+    await client.query('ROLLBACK');
+    if (busy !== undefined) return { kind: 'busy', reason: busy };
+    const renamed = await nameOf(client, chunk.oid);
+    return renamed === null ? { kind: 'gone' } : { kind: 'elsewhere', ...renamed };
+  }
+}
+
+/** Of what the chunk's rows were read is not whole; the session is given up, since they are on their way. */
+class NotAdmitted extends Error {
+  /** It is no chunk any more; else it changed between snapshot and plan. */
+  readonly gone: boolean;
+
+  constructor(gone: boolean) {
+    super('the chunk is not what it was');
+    this.gone = gone;
+  }
+}
+
+/**
+ * The chunk's catalog row as the reading transaction sees it beside the newest one. Rows that were sent in the meantime
+ * are those of the statement's snapshot and plan, which were made before either is looked at.
+ */
+class Admission {
+  readonly #client: Client;
+  readonly #main: Client;
+  readonly #check: OneRow;
+  #own: ChunkCheck | null = null;
+
+  constructor(client: Client, main: Client, check: OneRow) {
+    this.#client = client;
+    this.#main = main;
+    this.#check = check;
+  }
+
+  readonly admit = async (row: readonly (string | null)[]): Promise<void> => {
+    this.#own = chunkCheck(row);
+    refuseBackend(this.#client, this.#own.backend);
+    const newest = chunkCheck(await queryRow(this.#main, this.#check));
+    const { version } = this.#own;
+    if (version !== newest.version) throw new NotAdmitted(false);
+    if (version === null) throw new NotAdmitted(true);
+  };
+
+  get seen(): Seen {
+    if (this.#own === null) throw new Error('no rows were asked to be let pass');
+    return { visibility: this.#own.snapshot, until: parseLsn(this.#own.lsn) };
+  }
+}
+
+type ChunkCheck = {
+  readonly snapshot: string;
+  readonly lsn: string;
+  /** Null: it is no chunk any more. */
+  readonly version: string | null;
+  readonly backend: number;
+};
+
+function chunkCheck([snapshot, lsn, version, backend]: readonly (string | null)[]): ChunkCheck {
+  if (typeof snapshot !== 'string' || typeof lsn !== 'string' || version === undefined)
+    throw new Error('a query without FROM gave no row');
+  return { snapshot, lsn, version, backend: Number(backend) };
 }
 
 /**
@@ -143,49 +240,6 @@ function lockSql(root: TableName | null, chunk: TableName, foreign: boolean): re
 function qualified({ schema, name }: TableName): string {
   return `${ident(schema)}.${ident(name)}`;
 }
-
-/** @returns null when the chunk changed between snapshot and plan; nothing was emitted then. */
-async function attemptChunk(
-  client: Client,
-  main: ClientBase,
-  chunk: Chunk,
-  lock: readonly string[],
-  target: TableName,
-  selection: Selection,
-  checkSql: string,
-  onRow: RowHandler,
-): Promise<Attempted<ChunkRead> | null> {
-  // One round trip: a hypertable may have thousands of chunks with few rows in each.
-  const before = [...BEGIN, ...settingsOf(client), ...lock];
-  const sql = selectSql(qualified(target), selection);
-  await bindPortal(client, 'rows', sql, selection.values, formats(selection), before);
-  const query = { name: 'chunk check', text: checkSql, values: [chunk.id] };
-  const [own, other] = await Promise.all(
-    [client, main].map((session) => session.query<ChunkCheck>(query)),
-  );
-  const [check] = own?.rows ?? [];
-  const [newest] = other?.rows ?? [];
-  if (check === undefined || check.version !== newest?.version) {
-    await client.query('ROLLBACK');
-    return null;
-  }
-  if (check.version === null) {
-    await client.query('ROLLBACK');
-    return { kind: 'gone' };
-  }
-  const count = await executePortal(client, 'rows', onRow, ['COMMIT']);
-  return {
-    kind: 'read',
-    seen: { visibility: check.snapshot, until: parseLsn(check.lsn) },
-    rows: count,
-  };
-}
-
-type ChunkCheck = {
-  readonly snapshot: string;
-  readonly lsn: string;
-  readonly version: string | null;
-};
 
 function selectSql(relation: string, selection: Selection): string {
   // A row without any selected column still counts as a row.

@@ -3,7 +3,8 @@ import { Duplex } from 'node:stream';
 import fc from 'fast-check';
 import type { Client, Submittable } from 'pg';
 import { describe, expect, it } from 'vitest';
-import { bindPortal, executePortal, type RowHandler } from '../src/postgres/hot-reader.ts';
+import type { RowHandler } from '../src/postgres/exchange.ts';
+import { bindPortal, executePortal } from '../src/postgres/hot-reader.ts';
 
 type Exchange = Submittable & {
   handleError(error: unknown): void;

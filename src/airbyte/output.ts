@@ -173,6 +173,11 @@ export class Output {
 
   /** One message, written through at once: a reader must not wait for a STATE until the next one fills a buffer. */
   message(message: AirbyteMessage): void {
+    this.#append(message);
+    this.flush();
+  }
+
+  #append(message: AirbyteMessage): void {
     if (message.type === 'STATE') {
       this.#statesWritten += 1;
       this.#lastStateAt = Date.now();
@@ -183,12 +188,17 @@ export class Output {
       (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
     );
     this.buffer.appendText(`${json}\n`);
-    this.flush();
   }
 
   log(level: LogLevel, message: string): void {
     if (LEVELS.indexOf(level) > this.#logLevel) return;
     this.message({ type: 'LOG', log: { level, message } });
+  }
+
+  /** A log line that leaves with the message that comes next: for a caller that writes one at once. */
+  logAhead(level: LogLevel, message: string): void {
+    if (LEVELS.indexOf(level) > this.#logLevel) return;
+    this.#append({ type: 'LOG', log: { level, message } });
   }
 
   trace(trace: AirbyteTrace): void {

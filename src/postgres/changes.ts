@@ -2,7 +2,7 @@
  * The slot's changes, window by window. What is read here moves only temporary copies of the slot. A second copy decodes
  * the next window while the rows of the one before are taken, so that server and connector work at the same time.
  */
-import type { RowHandler } from './hot-reader.ts';
+import type { RowHandler } from './exchange.ts';
 import { advanceLsn, type Lsn, minLsn } from './lsn.ts';
 import type { SlotCopy, Window } from './slot-copy.ts';
 import { nextWindow, WINDOW_BYTES } from './window-size.ts';

@@ -17,8 +17,8 @@ import {
   type Refusal,
   wantedStandby,
 } from './hosts.ts';
-import { receivingSocket } from './hot-reader.ts';
 import { claimBackend, setInEachTransaction } from './pooler.ts';
+import { receivingSocket } from './receiving-socket.ts';
 import { setUp } from './session-settings.ts';
 import type { Tunnel, TunnelSettings } from './ssh-tunnel.ts';
 import { explainTls, tlsAttempts, tlsOptions, type TlsSettings } from './tls.ts';

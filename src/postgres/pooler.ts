@@ -38,8 +38,13 @@ export async function claimBackend(client: Client, another: () => Promise<Client
 
 /** @throws ConnectorError (config) when this transaction runs in another session than the one that was set up. */
 export async function refuseOtherBackend(client: ClientBase): Promise<void> {
+  if (backends.has(client)) refuseBackend(client, await backendOf(client));
+}
+
+/** The same, where the transaction has told its process. */
+export function refuseBackend(client: ClientBase, pid: number): void {
   const own = backends.get(client);
-  if (own !== undefined && (await backendOf(client)) !== own) throw transactionMode();
+  if (own !== undefined && pid !== own) throw transactionMode();
 }
 
 function transactionMode(): ConnectorError {

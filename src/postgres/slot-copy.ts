@@ -6,7 +6,8 @@
  */
 import { type Client, escapeIdentifier } from 'pg';
 import { ConnectorError, errorCode } from '../errors.ts';
-import { bindPortal, executePortal, type RowHandler } from './hot-reader.ts';
+import type { RowHandler } from './exchange.ts';
+import { bindPortal, executePortal } from './hot-reader.ts';
 import { formatLsn, type Lsn, parseLsn } from './lsn.ts';
 import { copySlot } from './slot.ts';
 import type { WindowRead } from './window-size.ts';

@@ -131,8 +131,8 @@ ${compressed}`);
 }
 
 /**
- * SQL ($1: the chunk's id) that gives one row: `snapshot` and `lsn` of the session, and `version`, which changes with
- * every change of the chunk's catalog row; null: it is no chunk (any more). Asked inside the reading transaction, after
+ * SQL ($1: the chunk's id) that gives one row: `snapshot` and `lsn` of the session, `version`, which changes with every
+ * change of the chunk's catalog row (null: it is no chunk any more), and `backend`, the process of the session. Asked inside the reading transaction, after
  * the reading statement is bound, and then from another session, which sees the newest committed row. Different: the
  * chunk was compressed or recompressed between snapshot and plan, and what is read may lack rows.
  * (Not chunk_status(): it takes a transaction id and row locks up to 2.19.)
@@ -142,5 +142,6 @@ export function chunkCheckSql(catalog: TimescaleCatalog): string {
 SELECT pg_current_snapshot()::text AS snapshot,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text AS lsn,
        (SELECT ch.status || ' ' || ch.xmin FROM _timescaledb_catalog.chunk ch
-         WHERE ch.id = $1${catalog.chunkHasDropped ? ' AND NOT ch.dropped' : ''}) AS version`;
+         WHERE ch.id = $1${catalog.chunkHasDropped ? ' AND NOT ch.dropped' : ''}) AS version,
+       pg_backend_pid()::text AS backend`;
 }
