@@ -158,8 +158,8 @@ function changeRouting(
 /** With a copy of the slot, as long as that takes. */
 async function followChanges(context: Omit<CdcContext, 'changes'>): Promise<void> {
   const { config, cdc } = context;
-  const open = async (label: string): Promise<SlotCopy> =>
-    SlotCopy.open(await connect(config, label), cdc.slot, cdc.publications);
+  const open = async (purpose: string): Promise<SlotCopy> =>
+    SlotCopy.open(await connect(config, purpose), cdc.slot, cdc.publications);
   const changes = new ChangeReader(await open('changes'), () => secondCopy(context, open));
   try {
     await syncChanges({ ...context, changes });
@@ -171,7 +171,7 @@ async function followChanges(context: Omit<CdcContext, 'changes'>): Promise<void
 /** Changes are read faster with one: worth a session and a slot where there is room, and no failure where there is not. */
 async function secondCopy(
   { config, output }: Pick<CdcContext, 'config' | 'output'>,
-  open: (label: string) => Promise<SlotCopy>,
+  open: (purpose: string) => Promise<SlotCopy>,
 ): Promise<SlotCopy | null> {
   const { maxConcurrentChunks } = config.timescaledb;
   const others = cdcSessions(config) + maxConcurrentChunks + WATCHER_SESSIONS;

@@ -1,350 +1,35 @@
-/** The reader of rows, with `pg` played by a few lines and the server by bytes. */
-import { Duplex } from 'node:stream';
-import fc from 'fast-check';
-import type { Client, Submittable } from 'pg';
+/** What is written to the server, and what is made of its answer. */
 import { describe, expect, it } from 'vitest';
-import type { RowHandler } from '../src/postgres/exchange.ts';
-import { bindPortal, executePortal } from '../src/postgres/hot-reader.ts';
+import { bindPortal, executePortal, queryRow, readChecked } from '../src/postgres/hot-reader.ts';
+import {
+  collect,
+  COMPLETE,
+  dataRow,
+  ERROR,
+  FakePg,
+  message,
+  nothing,
+  READY,
+  run,
+  turn,
+} from './fake-pg.ts';
 
-type Exchange = Submittable & {
-  handleError(error: unknown): void;
-  handleReadyForQuery(): void;
-};
-
-function message(tag: string, body: Buffer | string = ''): Buffer {
-  const length = Buffer.alloc(4);
-  const bytes = Buffer.from(body as string);
-  length.writeUInt32BE(bytes.length + 4);
-  return Buffer.concat([Buffer.from(tag), length, bytes]);
+/** The messages of a write: tag and body. */
+function sent(bytes: Buffer): [string, string][] {
+  const messages: [string, string][] = [];
+  for (let at = 0; at < bytes.length; at += 1 + bytes.readUInt32BE(at + 1)) {
+    const end = at + 1 + bytes.readUInt32BE(at + 1);
+    messages.push([bytes.toString('latin1', at, at + 1), bytes.toString('latin1', at + 5, end)]);
+  }
+  return messages;
 }
 
-const dataRow = (body: Buffer | string): Buffer => message('D', body);
-const COMPLETE = message('C', 'SELECT 3\0');
-const READY = message('Z', 'T');
-const ERROR = message('E', 'SERROR\0C57014\0Mcancelled\0\0');
-const NOTICE = message('N', 'SNOTICE\0Mhello\0\0');
-
-/** `pg`, as far as the reader touches it: one query at a time, and a listener that understands E and Z. */
-class FakePg {
-  readonly calls: string[] = [];
-  readonly stream = new Duplex({
-    read: () => undefined,
-    write: (_chunk, _encoding, done) => done(),
-  });
-  /** Everything that came through to `pg`. */
-  passed = Buffer.alloc(0);
-  #exchange: Exchange | null = null;
-
-  constructor() {
-    this.stream.on('error', () => undefined);
-    this.stream.on('data', this.listener);
-    for (const name of ['cork', 'uncork'] as const) {
-      const original = this.stream[name].bind(this.stream);
-      this.stream[name] = () => {
-        this.calls.push(name);
-        original();
-      };
-    }
-    const write = this.stream.write.bind(this.stream);
-    this.stream.write = ((bytes: Buffer) => {
-      this.calls.push(`write ${bytes.toString('latin1')}`);
-      return write(bytes);
-    }) as Duplex['write'];
-  }
-
-  readonly listener = (bytes: Buffer): void => {
-    this.passed = Buffer.concat([this.passed, bytes]);
-    for (let at = 0; at + 5 <= bytes.length; at += 1 + bytes.readUInt32BE(at + 1)) {
-      const tag = String.fromCharCode(bytes[at] ?? 0);
-      if (tag === 'E') this.fail(Object.assign(new Error('cancelled'), { code: '57014' }));
-      if (tag === 'Z') this.#exchange?.handleReadyForQuery();
-    }
-  };
-
-  get client(): Client {
-    const note =
-      (name: string) =>
-      (...args: readonly unknown[]): void => {
-        this.calls.push([name, ...args.map((arg) => JSON.stringify(arg))].join(' '));
-      };
-    const connection = {
-      stream: this.stream,
-      parse: note('parse'),
-      execute: note('execute'),
-      sync: note('sync'),
-    };
-    const query = (exchange: Exchange): void => {
-      this.#exchange = exchange;
-      exchange.submit(connection as never);
-    };
-    return { query } as unknown as Client;
-  }
-
-  fail(error: Error): void {
-    this.#exchange?.handleError(error);
-  }
-
-  /** What the server sends, in pieces of these lengths. */
-  send(bytes: Buffer, cuts: readonly number[] = []): void {
-    let at = 0;
-    for (const cut of cuts) {
-      if (at + cut >= bytes.length) break;
-      this.stream.push(bytes.subarray(at, at + cut));
-      at += cut;
-    }
-    this.stream.push(bytes.subarray(at));
-  }
-}
-
-/** Runs a portal whose server sends these messages. */
-async function run(
-  pg: FakePg,
-  messages: readonly Buffer[],
-  onRow: RowHandler,
-  cuts: readonly number[] = [],
-): Promise<number> {
-  const done = executePortal(pg.client, 'rows', onRow);
-  pg.send(Buffer.concat(messages), cuts);
-  return done;
-}
-
-const nothing: RowHandler = () => undefined;
-
-function collect(rows: string[]): RowHandler {
-  return (src, start, end) => {
-    rows.push(src.toString('latin1', start, end));
-    return undefined;
-  };
-}
-
-const turn = async (): Promise<void> => {
-  await new Promise<void>((resolve) => {
-    setImmediate(resolve);
-  });
-};
-
-describe('rows', () => {
-  it('arrive whole and in order, however the bytes are cut and however long each takes', async () => {
-    const rowsAndNotices = fc.array(
-      fc.oneof(
-        {
-          weight: 5,
-          arbitrary: fc.uint8Array({ maxLength: 40 }).map((body) => dataRow(Buffer.from(body))),
-        },
-        { weight: 1, arbitrary: fc.constant(NOTICE) },
-      ),
-      { maxLength: 12 },
-    );
-    const cuts = fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 8 });
-    const slow = fc.func(fc.boolean());
-    await fc.assert(
-      fc.asyncProperty(rowsAndNotices, cuts, slow, async (messages, pieces, isSlow) => {
-        const pg = new FakePg();
-        const rows: string[] = [];
-        let busy = false;
-        const count = await run(
-          pg,
-          [...messages, COMPLETE, READY],
-          (src, start, end) => {
-            expect(busy).toBe(false);
-            const text = src.toString('latin1', start, end);
-            rows.push(text);
-            if (!isSlow(rows.length)) return undefined;
-            busy = true;
-            return turn().then(() => {
-              // Valid until the promise settles.
-              expect(src.toString('latin1', start, end)).toBe(text);
-              busy = false;
-            });
-          },
-          pieces,
-        );
-        const sent = messages.filter((each) => each[0] === 0x44);
-        expect(rows).toEqual(sent.map((each) => each.toString('latin1', 5)));
-        expect(count).toBe(sent.length);
-        const others = messages.filter((each) => each[0] !== 0x44);
-        expect(pg.passed).toEqual(Buffer.concat([...others, COMPLETE, READY]));
-        expect(pg.stream.listeners('data')).toEqual([pg.listener]);
-      }),
-      { numRuns: 80 },
-    );
-  });
-
-  it('may be larger than any buffer', async () => {
-    const large = 'x'.repeat(3_000_000);
-    const rows: string[] = [];
-    const cuts = Array.from({ length: 40 }, () => 70_000);
-    await run(
-      new FakePg(),
-      ['a', large, 'b'].map(dataRow).concat(COMPLETE, READY),
-      collect(rows),
-      cuts,
-    );
-    expect(rows.map((row) => row.length)).toEqual([1, large.length, 1]);
-    expect(rows[1] === large).toBe(true);
-  });
-
-  it('may be none', async () => {
-    expect(await run(new FakePg(), [COMPLETE, READY], nothing)).toBe(0);
-  });
-
-  it('are read again with the same session', async () => {
-    const pg = new FakePg();
-    for (const text of ['a', 'b']) {
-      const rows: string[] = [];
-      expect(await run(pg, [dataRow(text), COMPLETE, READY], collect(rows))).toBe(1);
-      expect(rows).toEqual([text]);
-    }
-  });
-});
-
-describe('while a handler is busy', () => {
-  it('nothing is read, and then everything', async () => {
-    const pg = new FakePg();
-    let release = (): void => undefined;
-    const rows: string[] = [];
-    const done = run(
-      pg,
-      ['a', 'b', 'c'].map(dataRow).concat(COMPLETE, READY),
-      (src, start, end) => {
-        rows.push(src.toString('latin1', start, end));
-        if (rows.length > 1) return undefined;
-        return new Promise((resolve) => {
-          release = resolve;
-        });
-      },
-    );
-    await turn();
-    expect([rows, pg.stream.isPaused()]).toEqual([['a'], true]);
-    pg.send(NOTICE);
-    await turn();
-    expect([rows, pg.passed.length]).toEqual([['a'], 0]);
-    release();
-    await done;
-    expect(rows).toEqual(['a', 'b', 'c']);
-    await turn();
-    expect(pg.passed).toEqual(Buffer.concat([COMPLETE, READY, NOTICE]));
-    expect(pg.stream.isPaused()).toBe(false);
-  });
-
-  it('bytes that a socket delivers all the same wait for their turn', async () => {
-    const pg = new FakePg();
-    const rows: string[] = [];
-    let busy = 0;
-    const done = run(pg, [dataRow('a')], async (src, start, end) => {
-      busy += 1;
-      rows.push(`${src.toString('latin1', start, end)} ${busy}`);
-      await turn();
-      busy -= 1;
-    });
-    await turn();
-    pg.stream.emit('data', Buffer.concat([dataRow('b'), dataRow('c')]));
-    pg.stream.emit('data', Buffer.concat([COMPLETE, READY]));
-    await done;
-    expect(rows).toEqual(['a 1', 'b 1', 'c 1']);
-  });
-});
-
-describe('what is no row belongs to pg', () => {
-  it('also what comes behind the end in one piece', async () => {
-    const pg = new FakePg();
-    const after = message('A', 'notification');
-    await run(pg, [NOTICE, dataRow('a'), COMPLETE, READY, after], nothing);
-    expect(pg.passed).toEqual(Buffer.concat([NOTICE, COMPLETE, READY, after]));
-  });
-
-  it('and after the end even what looks like a row', async () => {
-    const pg = new FakePg();
-    const rows: string[] = [];
-    await run(pg, [dataRow('ours'), COMPLETE, READY, dataRow('theirs')], collect(rows));
-    pg.send(dataRow('theirs, too'));
-    await turn();
-    expect(rows).toEqual(['ours']);
-    expect(pg.passed.toString('latin1')).toContain('theirs, too');
-  });
-
-  it('with all of its listeners, in their order', async () => {
-    const pg = new FakePg();
-    const second = (): void => undefined;
-    pg.stream.on('data', second);
-    await run(pg, [dataRow('a'), COMPLETE, READY], nothing);
-    expect(pg.stream.listeners('data')).toEqual([pg.listener, second]);
-  });
-});
-
-describe("the server's error", () => {
-  it('ends the read with itself, after the rows before it', async () => {
-    const pg = new FakePg();
-    const rows: string[] = [];
-    const done = run(pg, [dataRow('a'), dataRow('b'), ERROR, READY], collect(rows));
-    await expect(done).rejects.toMatchObject({ message: 'cancelled', code: '57014' });
-    expect(rows).toEqual(['a', 'b']);
-    expect(pg.passed).toEqual(Buffer.concat([ERROR, READY]));
-    expect(pg.stream.listeners('data')).toEqual([pg.listener]);
-    expect(pg.stream.destroyed).toBe(false);
-  });
-});
-
-describe('a handler that fails', () => {
-  const failing: readonly (readonly [string, RowHandler])[] = [
-    [
-      'by throwing',
-      () => {
-        throw new Error('stdout is closed');
-      },
-    ],
-    ['by its promise', () => turn().then(() => Promise.reject(new Error('stdout is closed')))],
-  ];
-
-  it.each(failing)('breaks the session off: %s', async (_, handler) => {
-    const pg = new FakePg();
-    let calls = 0;
-    const done = run(pg, ['a', 'b'].map(dataRow).concat(COMPLETE, READY), (...args) => {
-      calls += 1;
-      return handler(...args);
-    });
-    await expect(done).rejects.toThrow('stdout is closed');
-    await turn();
-    expect(calls).toBe(1);
-    expect(pg.stream.destroyed).toBe(true);
-    // What follows may begin within a message.
-    expect(pg.stream.listeners('data')).toEqual([]);
-  });
-});
-
-describe('a connection that breaks', () => {
-  const broken = new Error('Connection terminated unexpectedly');
-
-  it('ends the read, and hands nothing that is left to `pg`', async () => {
-    const pg = new FakePg();
-    const done = run(pg, [dataRow('a'), dataRow('half').subarray(0, 6)], nothing);
-    await turn();
-    pg.stream.destroy();
-    pg.fail(broken);
-    await expect(done).rejects.toBe(broken);
-    // What follows may begin within a message.
-    expect(pg.stream.listeners('data')).toEqual([]);
-  });
-
-  it('while a handler is busy: the rows behind it are not handed out any more', async () => {
-    const pg = new FakePg();
-    let release = (): void => undefined;
-    let calls = 0;
-    const done = run(pg, ['a', 'b', 'c'].map(dataRow), () => {
-      calls += 1;
-      return new Promise((resolve) => {
-        release = resolve;
-      });
-    });
-    await turn();
-    pg.stream.destroy();
-    pg.fail(broken);
-    await expect(done).rejects.toBe(broken);
-    release();
-    await turn();
-    expect(calls).toBe(1);
-  });
-});
+const tags = (pg: FakePg): string[] =>
+  pg.writes.map((bytes) =>
+    sent(bytes)
+      .map(([tag]) => tag)
+      .join(''),
+  );
 
 describe('on the wire', () => {
   it('Parse, Bind and Sync leave in one write', async () => {
@@ -352,17 +37,27 @@ describe('on the wire', () => {
     const done = bindPortal(pg.client, 'rows', 'SELECT $1', ['1', null], ['text', 'binary']);
     const formats = '\0\x02\0\0\0\x01';
     const values = '\0\x02\0\0\0\x011\xff\xff\xff\xff';
-    const bind = Buffer.from(`rows\0\0\0\0${values}${formats}`, 'latin1');
-    expect(pg.calls).toEqual([
-      'cork',
-      'parse {"name":"","text":"SELECT $1","types":[]}',
-      `write ${message('B', bind).toString('latin1')}`,
-      'sync',
-      'uncork',
+    expect(pg.writes.map(sent)).toEqual([
+      [
+        ['P', '\0SELECT $1\0\0\0'],
+        ['B', `rows\0\0\0\0${values}${formats}`],
+        ['S', ''],
+      ],
     ]);
     pg.send(Buffer.concat([message('1'), message('2'), READY]));
     await done;
+    expect(pg.passed).toEqual(READY);
     expect(pg.stream.listeners('data')).toEqual([pg.listener]);
+  });
+
+  it('statements before it are in the same write, however long', async () => {
+    const pg = new FakePg();
+    const long = `LOCK TABLE "${'ß'.repeat(3000)}"`;
+    const done = bindPortal(pg.client, 'rows', 'SELECT 1', [], [], ['BEGIN', long]);
+    expect(tags(pg)).toEqual(['PBEPBEPBS']);
+    expect(pg.writes.flatMap(sent)[3]?.[1]).toBe(Buffer.from(`\0${long}\0\0\0`).toString('latin1'));
+    pg.send(READY);
+    await done;
   });
 
   it('a refused statement is told by Bind', async () => {
@@ -375,6 +70,140 @@ describe('on the wire', () => {
   it('Execute asks for all rows at once', async () => {
     const pg = new FakePg();
     await run(pg, [COMPLETE, READY], nothing);
-    expect(pg.calls).toEqual(['cork', 'execute {"portal":"rows","rows":0}', 'sync', 'uncork']);
+    expect(pg.writes.flatMap(sent)).toEqual([
+      ['E', 'rows\0\0\0\0\0'],
+      ['S', ''],
+    ]);
+  });
+});
+
+describe('rows that are not taken before a moment', () => {
+  it('wait in the socket, and come whole then', async () => {
+    const pg = new FakePg();
+    let open = (): void => undefined;
+    const ready = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    const rows: string[] = [];
+    const done = executePortal(pg.client, 'rows', collect(rows), [], ready);
+    pg.send(Buffer.concat([dataRow('a'), dataRow('b'), COMPLETE, READY]), [9]);
+    await turn();
+    expect([rows, pg.stream.isPaused(), pg.writes.length]).toEqual([[], true, 1]);
+    open();
+    expect(await done).toBe(2);
+    expect(rows).toEqual(['a', 'b']);
+    await turn();
+    expect(pg.stream.isPaused()).toBe(false);
+  });
+
+  it('a connection that breaks meanwhile ends it', async () => {
+    const pg = new FakePg();
+    const done = executePortal(pg.client, 'rows', nothing, [], new Promise(() => undefined));
+    pg.stream.destroy();
+    pg.fail(new Error('Connection terminated'));
+    await expect(done).rejects.toThrow('Connection terminated');
+  });
+});
+
+/** A row of these columns, as the body of a DataRow. */
+function columns(...values: readonly (string | null)[]): Buffer {
+  const count = Buffer.from([0, values.length]);
+  const parts = values.map((value) => {
+    const size = Buffer.alloc(4);
+    size.writeInt32BE(value === null ? -1 : Buffer.byteLength(value));
+    return Buffer.concat([size, Buffer.from(value ?? '')]);
+  });
+  return dataRow(Buffer.concat([count, ...parts]));
+}
+
+const CHECK = { name: 'check', sql: 'SELECT now', values: ['7'] };
+
+describe('a query of one row', () => {
+  it('is prepared once in each session', async () => {
+    const pg = new FakePg();
+    const { client } = pg;
+    for (const value of ['ä', '']) {
+      const row = queryRow(client, CHECK);
+      pg.send(Buffer.concat([message('2'), columns(value, null), COMPLETE, READY]));
+      expect(await row).toEqual([value, null]);
+    }
+    expect(tags(pg)).toEqual(['CPBES', 'BES']);
+  });
+
+  it('is prepared again when its exchange failed', async () => {
+    const pg = new FakePg();
+    const { client } = pg;
+    const failed = queryRow(client, CHECK);
+    pg.send(Buffer.concat([message('3'), message('1'), ERROR, READY]));
+    await expect(failed).rejects.toMatchObject({ code: '57014' });
+    const row = queryRow(client, CHECK);
+    pg.send(Buffer.concat([columns('x'), COMPLETE, READY]));
+    expect(await row).toEqual(['x']);
+    expect(tags(pg)).toEqual(['CPBES', 'CPBES']);
+  });
+
+  it('may have none', async () => {
+    const pg = new FakePg();
+    const row = queryRow(pg.client, CHECK);
+    pg.send(Buffer.concat([COMPLETE, READY]));
+    expect(await row).toEqual([]);
+  });
+});
+
+describe('a read behind a check', () => {
+  const read = {
+    before: ['BEGIN'],
+    sql: 'SELECT * FROM t',
+    values: [],
+    formats: [],
+    check: CHECK,
+    after: ['COMMIT'],
+  };
+  const answer = Buffer.concat([columns('ok'), columns('a'), columns('b'), COMPLETE, READY]);
+
+  it('is one write: the rows are bound before the check and sent behind it', async () => {
+    const pg = new FakePg();
+    const done = readChecked(pg.client, read, () => Promise.resolve(), nothing);
+    // BEGIN; the rows; the check; the rows' Execute; COMMIT.
+    expect(tags(pg)).toEqual([['PBE', 'PB', 'CPBE', 'E', 'PBE', 'S'].join('')]);
+    pg.send(answer);
+    expect(await done).toBe(2);
+  });
+
+  it('hands out no row before the check is judged', async () => {
+    const pg = new FakePg();
+    let pass = (): void => undefined;
+    const checks: unknown[] = [];
+    const rows: number[] = [];
+    const admit = (row: unknown): Promise<void> => {
+      checks.push(row);
+      return new Promise((resolve) => {
+        pass = resolve;
+      });
+    };
+    const done = readChecked(pg.client, read, admit, (_, start, end) => {
+      rows.push(end - start);
+      return undefined;
+    });
+    pg.send(answer, [9, 30]);
+    await turn();
+    expect([checks, rows]).toEqual([[['ok']], []]);
+    pass();
+    expect(await done).toBe(2);
+    expect([checks.length, rows.length]).toEqual([1, 2]);
+  });
+
+  it('hands out none, and gives the session up, when it is not let pass', async () => {
+    const pg = new FakePg();
+    let rows = 0;
+    const refuse = (): Promise<void> => turn().then(() => Promise.reject(new Error('changed')));
+    const done = readChecked(pg.client, read, refuse, () => {
+      rows += 1;
+      return undefined;
+    });
+    pg.send(answer);
+    await expect(done).rejects.toThrow('changed');
+    await turn();
+    expect([rows, pg.stream.destroyed]).toEqual([0, true]);
   });
 });

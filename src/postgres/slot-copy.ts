@@ -24,6 +24,11 @@ export type Window = {
   readonly read: (onMessage: RowHandler) => Promise<WindowRead>;
 };
 
+/** Nothing is taken from the socket before somebody asks for it. */
+const UNASKED: RowHandler = () => {
+  throw new Error('rows of a window that nobody reads');
+};
+
 export class SlotCopy {
   readonly #client: Client;
   readonly #name: string;
@@ -57,7 +62,7 @@ export class SlotCopy {
    * decoding them.
    */
   begin(from: Lsn, upto: Lsn, passOver: boolean): Window {
-    let open: (onMessage: RowHandler) => void = () => undefined;
+    let open: ((onMessage: RowHandler) => void) | null = null;
     const reader = new Promise<RowHandler>((resolve) => {
       open = resolve;
     });
@@ -68,7 +73,7 @@ export class SlotCopy {
       from,
       upto,
       read: async (onMessage) => {
-        open(onMessage);
+        open?.(onMessage);
         return decoded;
       },
     };
@@ -80,7 +85,7 @@ export class SlotCopy {
     passOver: boolean,
     reader: Promise<RowHandler>,
   ): Promise<WindowRead> {
-    let onMessage: RowHandler = () => undefined;
+    let onMessage = UNASKED;
     let result = 0;
     try {
       if (passOver) await this.#moveTo(from);
