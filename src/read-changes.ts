@@ -27,7 +27,7 @@ import { cdcSessions, type LoadContext } from './load.ts';
 import { label, type SyncPlan, type SyncStream } from './plan.ts';
 import { ChangeReader } from './postgres/changes.ts';
 import { connect } from './postgres/connection.ts';
-import { SlotCopy } from './postgres/slot-copy.ts';
+import { freeSlots, SlotCopy } from './postgres/slot-copy.ts';
 import { insertsPublication } from './postgres/publication.ts';
 import type { Visibility } from './postgres/visibility.ts';
 import { replayed, startTable } from './progress.ts';
@@ -170,20 +170,22 @@ async function followChanges(context: Omit<CdcContext, 'changes'>): Promise<void
 
 /** Changes are read faster with one: worth a session and a slot where there is room, and no failure where there is not. */
 async function secondCopy(
-  { config, output }: Pick<CdcContext, 'config' | 'output'>,
+  { config, main, output }: Pick<CdcContext, 'config' | 'main' | 'output'>,
   open: (purpose: string) => Promise<SlotCopy>,
 ): Promise<SlotCopy | null> {
   const { maxConcurrentChunks } = config.timescaledb;
   const others = cdcSessions(config) + maxConcurrentChunks + WATCHER_SESSIONS;
   if ((config.maxDbConnections ?? Infinity) <= others) return null;
+  const single = (why: string): null => {
+    output.log('INFO', `Changes are decoded one window at a time: ${why}`);
+    return null;
+  };
+  // The last one is left to another sync, which could not do without.
+  if ((await freeSlots(main)) < 2) return single('no replication slot is to spare.');
   try {
     return await open('changes ahead');
   } catch (error) {
-    output.log(
-      'INFO',
-      `Changes are decoded one window at a time: ${asConnectorError(error, 'opening another session').message}`,
-    );
-    return null;
+    return single(asConnectorError(error, 'opening another session').message);
   }
 }
 

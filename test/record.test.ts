@@ -107,6 +107,17 @@ describe('a line', () => {
     );
   });
 
+  it('has the whole order token, also where more of its digits change than the last eight', () => {
+    const floor = 1_800_000_099_999_997;
+    const lines = new Lines([ID], CDC_COLUMNS, { floor });
+    const other = { ...STAMP, deleted: true };
+    const stamps = [STAMP, STAMP, STAMP, other, STAMP];
+    const tokens = stamps.map(
+      (stamp) => lines.tuple(['7'], stamp).text.match(/r":(\d+)}}}\n$/)?.[1],
+    );
+    expect(tokens).toEqual(stamps.map((_, index) => String(floor + 1 + index)));
+  });
+
   it('of a deletion has its time, and nulls but for the key', () => {
     expect(new Lines([ID, NAME], CDC_COLUMNS).tuple(['7', null], DELETED).text).toContain(
       '"name":null,"_ab_cdc_lsn":18446744073709551615,' +

@@ -13,10 +13,11 @@ describe('the next window', () => {
     expect(after({ result: 10 * WINDOW_BYTES })).toBe(64 * MB);
   });
 
-  it('grows as little comes out, up to eightfold', () => {
+  it('grows as little comes out, up to 2 GB', () => {
     expect(after({ result: WINDOW_BYTES / 4 })).toBe(256 * MB);
-    expect(after({ result: 0 })).toBe(512 * MB);
-    expect(after({ wal: 512 * MB, result: 0 })).toBe(1024 * MB);
+    expect(after({ result: WINDOW_BYTES / 20 })).toBe(1280 * MB);
+    expect(after({ result: 0 })).toBe(2048 * MB);
+    expect(after({ wal: 2048 * MB, result: 0 })).toBe(2048 * MB);
   });
 
   it('shrinks again when much comes out', () => {

@@ -87,9 +87,6 @@ export class LineBuffer {
   #sourceView: DataView;
   #otherSource: Buffer;
   #otherView: DataView;
-  /** All but the last eight digits of the last large integer: order tokens have them in common for a minute. */
-  #high = 0;
-  #highDigits = new Piece('');
   length = 0;
 
   /** @param capacity bytes to begin with; it grows only for a single row that is larger. */
@@ -227,26 +224,16 @@ export class LineBuffer {
     return i;
   }
 
-  /** Appends a whole number, 0 to 2^53, in decimal; the caller has reserved room for 16 digits. */
-  appendInteger(value: number): void {
-    const high = Math.floor(value / 1e8);
-    if (high === 0) {
-      this.length += this.#bytes.write(String(value), this.length, 'latin1');
-      return;
-    }
-    if (high !== this.#high) {
-      this.#high = high;
-      this.#highDigits = new Piece(String(high));
-    }
-    this.appendPiece(this.#highDigits);
-    let low = value - high * 1e8;
-    const end = this.length;
+  /** Appends a whole number below 10^8 as eight digits; the caller has reserved room. */
+  appendEightDigits(value: number): void {
+    const at = this.length;
+    let rest = value;
     for (let i = 6; i >= 0; i -= 2) {
-      const rest = (low / 100) | 0;
-      this.#view.setInt16(end + i, PAIRS[low - rest * 100] as number);
-      low = rest;
+      const hundreds = (rest / 100) | 0;
+      this.#view.setInt16(at + i, PAIRS[rest - hundreds * 100] as number);
+      rest = hundreds;
     }
-    this.length = end + 8;
+    this.length = at + 8;
   }
 
   /**

@@ -141,6 +141,15 @@ export class SlotCopy {
     await this.#client.end();
   }
 }
+/** How many replication slots can still be made. */
+export async function freeSlots(client: Client): Promise<number> {
+  const { rows } = await client.query<{ free: number }>(
+    `SELECT current_setting('max_replication_slots')::int
+            - (SELECT count(*)::int FROM pg_catalog.pg_replication_slots) AS free`,
+  );
+  return rows[0]?.free ?? 0;
+}
+
 /** What the decoder reports when the system catalog of a moment in the WAL cannot be put together any more. */
 const INTERNAL_ERROR = 'XX000';
 

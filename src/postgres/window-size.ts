@@ -9,8 +9,9 @@ export const WINDOW_BYTES = 64 * 1024 * 1024;
 /** What a window is to bring at most, going by what the last one brought. */
 const RESULT_BYTES = WINDOW_BYTES;
 /** A window that brought next to nothing says little about the next one. */
-const MAX_GROWTH = 8;
-const MAX_WINDOW_BYTES = 1024 * 1024 * 1024;
+const MAX_GROWTH = 32;
+/** And temporary files must have room for what it may bring. */
+const MAX_WINDOW_BYTES = 2 * 1024 * 1024 * 1024;
 
 /** How the last window went; all in bytes. */
 export type WindowRead = {
