@@ -184,6 +184,18 @@ describe('a line', () => {
   });
 });
 
+describe('a line without a stamp', () => {
+  it('takes no token', () => {
+    const clock = new RecordClock(7);
+    const encoder = new RecordEncoder(STREAM, [ID], CDC_COLUMNS, clock);
+    const src = row(['1']);
+    const before = clock.cursor;
+    encoder.writeRow(new LineBuffer(64), src, 0, src.length, null);
+    expect(before).toBe(7);
+    expect(clock.cursor).toBe(NOW * 1000);
+  });
+});
+
 describe('names', () => {
   const awkward = 'say "hi"\\ ünï 🚀 \n\u0085\u2028\u2029';
 
@@ -342,67 +354,5 @@ describe('the buffer', () => {
     out.length -= 5;
     out.appendPiece(new Piece('end'));
     expect(out.bytes.toString('utf8', 0, out.length)).toBe('é\u2028🚀end');
-  });
-});
-
-describe('the clock', () => {
-  type Tick = { readonly kind: 'next' | 'row' | 'time'; readonly by: number };
-  const ticks: fc.Arbitrary<readonly Tick[]> = fc.array(
-    fc.record({
-      kind: fc.constantFrom<Tick['kind']>('next', 'next', 'row', 'time'),
-      by: fc.integer({ min: -10_000, max: 10_000 }),
-    }),
-    { maxLength: 600, size: 'max' },
-  );
-
-  it('gives tokens that grow, above the floor, even when the time goes back', () => {
-    const floors = fc.constantFrom(0, NOW * 1000 - 5, NOW * 1000 + 5, NOW * 1000 + 10 ** 9);
-    fc.assert(
-      fc.property(floors, ticks, (floor, steps) => {
-        vi.setSystemTime(NOW);
-        const clock = new RecordClock(floor);
-        let last = floor;
-        for (const { kind, by } of steps) {
-          if (kind === 'time') vi.setSystemTime(Date.now() + by);
-          else if (kind === 'row') clock.row();
-          else {
-            const next = clock.next();
-            expect(next).toBeGreaterThan(last);
-            expect(clock.cursor).toBe(next);
-            last = next;
-          }
-        }
-      }),
-      { numRuns: 50 },
-    );
-  });
-
-  it('gives tokens in microseconds of the time', () => {
-    const clock = new RecordClock(0);
-    clock.row();
-    expect(clock.emittedAt).toBe(NOW);
-    expect([clock.next(), clock.next()]).toEqual([NOW * 1000 + 1, NOW * 1000 + 2]);
-  });
-
-  it('follows the time after at most 256 rows', () => {
-    const clock = new RecordClock(0);
-    clock.row();
-    vi.setSystemTime(NOW + 5000);
-    const seen = Array.from({ length: 256 }, () => {
-      clock.row();
-      return clock.emittedAt;
-    });
-    expect([seen[254], seen[255]]).toEqual([NOW, NOW + 5000]);
-    expect(clock.next()).toBe((NOW + 5000) * 1000 + 1);
-  });
-
-  it('gives no token to a line without a stamp', () => {
-    const clock = new RecordClock(7);
-    const encoder = new RecordEncoder(STREAM, [ID], CDC_COLUMNS, clock);
-    const src = row(['1']);
-    const before = clock.cursor;
-    encoder.writeRow(new LineBuffer(64), src, 0, src.length, null);
-    expect(before).toBe(7);
-    expect(clock.cursor).toBe(NOW * 1000);
   });
 });
