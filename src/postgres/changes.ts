@@ -5,28 +5,37 @@
 import type { RowHandler } from './exchange.ts';
 import { advanceLsn, type Lsn, minLsn } from './lsn.ts';
 import type { SlotCopy, Window } from './slot-copy.ts';
-import { nextWindow, WINDOW_BYTES } from './window-size.ts';
+import { nextWindow, WINDOW_BYTES, type WindowRead } from './window-size.ts';
 
 /** Whoever takes rows as slowly as this has nothing of a window that waits for him, while its snapshot gets old. */
 const SLOW_WINDOW_MS = 20_000;
+
+/** How much WAL the windows take, in bytes. */
+type WindowSizes = { readonly first: number; readonly next: (last: WindowRead) => number };
 
 export class ChangeReader {
   /** In turn. */
   readonly #copies: SlotCopy[];
   readonly #openSecond: () => Promise<SlotCopy | null>;
-  #windowBytes = WINDOW_BYTES;
+  readonly #nextWindow: WindowSizes['next'];
+  #windowBytes: number;
   /** It is being decoded. */
   #ahead: Window | null = null;
   #slow = false;
   #asked = false;
 
   /**
-   * @param first a copy that stands where reading is to begin.
    * @param openSecond asked once, when there is more than one window to read; null: there is to be none.
    */
-  constructor(first: SlotCopy, openSecond: () => Promise<SlotCopy | null>) {
+  constructor(
+    first: SlotCopy,
+    openSecond: () => Promise<SlotCopy | null>,
+    sizes: WindowSizes = { first: WINDOW_BYTES, next: nextWindow },
+  ) {
     this.#copies = [first];
     this.#openSecond = openSecond;
+    this.#windowBytes = sizes.first;
+    this.#nextWindow = sizes.next;
   }
 
   /**
@@ -40,20 +49,16 @@ export class ChangeReader {
     const window = this.#ahead ?? this.#begin(from, target);
     this.#ahead = null;
     if (window.upto < target && !this.#slow) await this.#workAhead(window.upto, target);
-    this.#windowBytes = nextWindow(await window.read(onMessage));
+    this.#windowBytes = this.#nextWindow(await window.read(onMessage));
     this.#slow = Date.now() - begun > SLOW_WINDOW_MS;
     return window.upto;
   }
 
-  /** With the copy whose turn it is; one that takes turns has to pass over what the other one has delivered. */
+  /** With the copy whose turn it is. */
   #begin(from: Lsn, target: Lsn): Window {
     const [copy] = this.#copies;
     if (copy === undefined) throw new Error('no copy of the slot');
-    return copy.begin(
-      from,
-      minLsn(target, advanceLsn(from, this.#windowBytes)),
-      this.#copies.length > 1,
-    );
+    return copy.begin(from, minLsn(target, advanceLsn(from, this.#windowBytes)));
   }
 
   async #workAhead(from: Lsn, target: Lsn): Promise<void> {

@@ -33,10 +33,17 @@ export class SlotCopy {
   readonly #client: Client;
   readonly #name: string;
   readonly #publications: string;
+  /** What committed before this does not come any more. */
+  #position: Lsn;
 
-  private constructor(client: Client, name: string, publications: readonly string[]) {
+  private constructor(
+    client: Client,
+    { name, position }: { readonly name: string; readonly position: Lsn },
+    publications: readonly string[],
+  ) {
     this.#client = client;
     this.#name = name;
+    this.#position = position;
     this.#publications = publications.map((publication) => escapeIdentifier(publication)).join(',');
   }
 
@@ -57,16 +64,15 @@ export class SlotCopy {
 
   /**
    * Has the server begin to decode. It works ahead as far as its memory and files go, and what it has sent waits in the
-   * socket: nothing is held here.
-   * @param passOver transactions before `from` were delivered by another copy. Passing over them costs a twentieth of
-   * decoding them.
+   * socket: nothing is held here. What lies between the end of the copy's last window and `from` was delivered before, by
+   * another copy or by an attempt that failed; to pass over it takes a twentieth of decoding it.
    */
-  begin(from: Lsn, upto: Lsn, passOver: boolean): Window {
+  begin(from: Lsn, upto: Lsn): Window {
     let open: ((onMessage: RowHandler) => void) | null = null;
     const reader = new Promise<RowHandler>((resolve) => {
       open = resolve;
     });
-    const decoded = this.#decode(from, upto, passOver, reader);
+    const decoded = this.#decode(from, upto, reader);
     // A failure is told to whoever reads the window; nobody may, if an earlier one fails.
     decoded.catch(() => undefined);
     return {
@@ -82,13 +88,12 @@ export class SlotCopy {
   async #decode(
     from: Lsn,
     upto: Lsn,
-    passOver: boolean,
     reader: Promise<RowHandler>,
   ): Promise<WindowRead> {
     let onMessage = UNASKED;
     let result = 0;
     try {
-      if (passOver) await this.#moveTo(from);
+      if (from > this.#position) await this.#moveTo(from);
       await bindPortal(
         this.#client,
         'changes',
@@ -107,6 +112,7 @@ export class SlotCopy {
         return onMessage(src, start + 6, end);
       };
       await executePortal(this.#client, 'changes', onRow, ['COMMIT'], ready);
+      this.#position = upto;
     } catch (error) {
       throw errorCode(error) === INTERNAL_ERROR ? undecodable(error) : error;
     }

@@ -226,18 +226,21 @@ export async function touchSlot(client: ClientBase, slot: string): Promise<void>
   );
 }
 
-/** @returns the name of a temporary copy that lives as long as this session. */
-export async function copySlot(client: ClientBase, slot: string): Promise<string> {
-  const copy = `${slot.slice(0, 46)}_${randomBytes(8).toString('hex')}`;
+/** Copies the slot for as long as this session lives. @returns the copy's name, and where it stands. */
+export async function copySlot(
+  client: ClientBase,
+  slot: string,
+): Promise<{ readonly name: string; readonly position: Lsn }> {
+  const name = `${slot.slice(0, 46)}_${randomBytes(8).toString('hex')}`;
   try {
-    await client.query(
-      'SELECT pg_catalog.pg_copy_logical_replication_slot($1::name, $2::name, true)',
-      [slot, copy],
+    const { rows } = await client.query<{ lsn: string }>(
+      `SELECT lsn::text AS lsn FROM pg_catalog.pg_copy_logical_replication_slot($1::name, $2::name, true)`,
+      [slot, name],
     );
+    return { name, position: parseLsn(rows[0]?.lsn ?? '') };
   } catch (error) {
     throw explainCreation(error, slot, 0);
   }
-  return copy;
 }
 
 export async function dropSlot(client: ClientBase, slot: string): Promise<void> {
