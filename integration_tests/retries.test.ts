@@ -72,6 +72,13 @@ test('what a sync has written itself is gone on with, but never confirmed', asyn
   for (let value = 1; value <= 3; value += 1) await db.query(`UPDATE metrics SET value = ${value}`);
   const second = await connection.sync(stopWhen(nthState(2), () => endSessions(db)));
   await expectWentOn(connection, second.succeeded().logs());
+  // What the STATE has told of does not come again.
+  const values = second.records('metrics').map(({ data }) => data['value']);
+  const rows = await db.value<number>('SELECT count(*)::int FROM metrics');
+  expect([1, 2].map((value) => values.filter((each) => each === value).length)).toEqual([
+    rows,
+    rows,
+  ]);
   expect(lsnOf(connection.destination.state)).not.toBe(handedIn);
   expect(
     await db.value(

@@ -94,7 +94,9 @@ describe('windows of any size', () => {
     const total = Number(range.target - range.from);
     // From less than a record to many transactions: windows end within commit records too.
     const size = (): number =>
-      random.below(4) === 0 ? 2 ** (5 + random.below(9)) : Math.ceil(total / (30 + random.below(70)));
+      random.below(4) === 0
+        ? 2 ** (5 + random.below(9))
+        : Math.ceil(total / (30 + random.below(70)));
     for (const copies of [1, 2, 2, 2]) {
       const { messages, windows } = await read(db, range, copies, size);
       expect(windows).toBeGreaterThan(30);
@@ -112,7 +114,11 @@ describe('a sync of more than one window', () => {
       [5, false],
       [null, true],
     ] as const) {
-      const connection = await connectTo(db, {}, limit === null ? {} : { max_db_connections: limit });
+      const connection = await connectTo(
+        db,
+        {},
+        limit === null ? {} : { max_db_connections: limit },
+      );
       (await connection.sync()).succeeded();
       for (let part = 0; part < 3; part += 1) {
         await db.query(
