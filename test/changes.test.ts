@@ -1,5 +1,5 @@
 /** Windows of changes, with copies of the slot that only note what is asked of them. */
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { ChangeReader } from '../src/postgres/changes.ts';
 import type { RowHandler } from '../src/postgres/exchange.ts';
 import type { Lsn } from '../src/postgres/lsn.ts';
@@ -9,8 +9,12 @@ const WINDOW = 64n * 1024n * 1024n;
 const lsn = (windows: number): Lsn => (BigInt(windows) * WINDOW) as Lsn;
 const nothing: RowHandler = () => undefined;
 
-/** @param fails the end of the window that cannot be decoded, in windows. */
-function copy(name: string, notes: string[], fails = -1): SlotCopy {
+/** @param at ends of windows, in windows: one that cannot be decoded, and one whose rows are taken slowly. */
+function copy(
+  name: string,
+  notes: string[],
+  at: { readonly fails?: number; readonly slow?: number } = {},
+): SlotCopy {
   const begin = (from: Lsn, upto: Lsn): Window => {
     const window = `${Number(from) / Number(WINDOW)}-${Number(upto) / Number(WINDOW)}`;
     notes.push(`${name} decodes ${window}`);
@@ -19,7 +23,8 @@ function copy(name: string, notes: string[], fails = -1): SlotCopy {
       upto,
       read: () => {
         notes.push(`${name} gives ${window}`);
-        if (upto === lsn(fails)) return Promise.reject(new Error('cannot be decoded'));
+        if (upto === lsn(at.slow ?? -1)) vi.setSystemTime(Date.now() + 21_000);
+        if (upto === lsn(at.fails ?? -1)) return Promise.reject(new Error('cannot be decoded'));
         const wal = Number(upto - from);
         return Promise.resolve({ wal, result: wal, again: 0, tempLimit: null });
       },
@@ -88,9 +93,33 @@ describe('windows', () => {
     ]);
   });
 
+  it('whoever takes rows slowly has the second copy no longer', async () => {
+    vi.useFakeTimers({ toFake: ['Date'] });
+    onTestFinished(() => {
+      vi.useRealTimers();
+    });
+    const notes: string[] = [];
+    const second = async (): Promise<SlotCopy> => copy('b', notes, { slow: 2 });
+    const reader = new ChangeReader(copy('a', notes), second);
+    await read(reader, lsn(0), lsn(5));
+    expect(notes).toEqual([
+      'a decodes 0-1',
+      'b decodes 1-2',
+      'a gives 0-1',
+      'a decodes 2-3',
+      'b gives 1-2',
+      'b closed',
+      'a gives 2-3',
+      'a decodes 3-4',
+      'a gives 3-4',
+      'a decodes 4-5',
+      'a gives 4-5',
+    ]);
+  });
+
   it('a failure ahead is told when its turn has come', async () => {
     const notes: string[] = [];
-    const reader = new ChangeReader(copy('a', notes), async () => copy('b', notes, 2));
+    const reader = new ChangeReader(copy('a', notes), async () => copy('b', notes, { fails: 2 }));
     expect(await reader.readWindow(lsn(0), lsn(3), nothing)).toBe(lsn(1));
     await expect(reader.readWindow(lsn(1), lsn(3), nothing)).rejects.toThrow('cannot be decoded');
   });

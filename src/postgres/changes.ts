@@ -48,7 +48,8 @@ export class ChangeReader {
     const begun = Date.now();
     const window = this.#ahead ?? this.#begin(from, target);
     this.#ahead = null;
-    if (window.upto < target && !this.#slow) await this.#workAhead(window.upto, target);
+    if (this.#slow) await this.#giveUpSecond();
+    else if (window.upto < target) await this.#workAhead(window.upto, target);
     this.#windowBytes = this.#nextWindow(await window.read(onMessage));
     this.#slow = Date.now() - begun > SLOW_WINDOW_MS;
     return window.upto;
@@ -68,6 +69,11 @@ export class ChangeReader {
       if (second !== null) this.#copies.unshift(second);
     } else this.#copies.reverse();
     if (this.#copies.length > 1) this.#ahead = this.#begin(from, target);
+  }
+
+  /** For the rest of the sync: others may need its slot, and one that lies idle may be ended (PostgreSQL 18). */
+  async #giveUpSecond(): Promise<void> {
+    await Promise.all(this.#copies.splice(1).map((copy) => copy.close()));
   }
 
   async close(): Promise<void> {

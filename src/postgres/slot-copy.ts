@@ -85,11 +85,7 @@ export class SlotCopy {
     };
   }
 
-  async #decode(
-    from: Lsn,
-    upto: Lsn,
-    reader: Promise<RowHandler>,
-  ): Promise<WindowRead> {
+  async #decode(from: Lsn, upto: Lsn, reader: Promise<RowHandler>): Promise<WindowRead> {
     let onMessage = UNASKED;
     let result = 0;
     try {
