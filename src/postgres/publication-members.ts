@@ -11,7 +11,10 @@ export type Member = {
    * *before* a hand-written ALTER PUBLICATION: ranges, the slot's age and the way of publishing do.
    */
   readonly sinceBirth: boolean;
-  /** Transactions older than its membership may still be writing to it, whoever added it: also a sync that was killed while it awaited them. */
+  /**
+   * Transactions older than its membership may still be writing to it, whoever added it: also a sync that was killed while
+   * it awaited them. By transaction ids that shows only where the one that added it began last, so what is unseen counts.
+   */
   readonly recent: boolean;
   /** Added by a transaction which was not visible at the time that was asked about. */
   readonly unseen: boolean;
@@ -99,10 +102,10 @@ export async function membership(
   return {
     visibility: row.visibility,
     members: new Map(
-      row.members.map(([oid, sinceBirth, recent, unseen]) => [
-        oid,
-        { sinceBirth, recent, unseen: then !== null && unseen },
-      ]),
+      row.members.map(([oid, sinceBirth, recent, newer]) => {
+        const unseen = then !== null && newer;
+        return [oid, { sinceBirth, recent: recent || unseen, unseen }];
+      }),
     ),
   };
 }
