@@ -30,8 +30,11 @@ for (const { stream } of catalog.streams) {
   if (relation === undefined) throw new Error(`no table ${stream.name}`);
   const columns = relation.columns.map(({ name, typeOid, typmod, dimensions }) => ({
     name,
-    format: binaryEncoder(typeOid) === undefined ? ('text' as const) : ('binary' as const),
-    encode: binaryEncoder(typeOid) ?? columnType(typeOid, typmod, dimensions, source.types).encode,
+    format:
+      binaryEncoder(typeOid, dimensions) === undefined ? ('text' as const) : ('binary' as const),
+    encode:
+      binaryEncoder(typeOid, dimensions) ??
+      columnType(typeOid, typmod, dimensions, source.types).encode,
   }));
   const name = { name: stream.name, namespace: relation.schema };
   const encoder = new RecordEncoder(name, columns, [], new RecordClock(0));

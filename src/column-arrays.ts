@@ -78,6 +78,72 @@ export function arrayEncoder(element: Encode, depth: number, delimiter: number):
   };
 }
 
+/**
+ * The encoder of an array column in binary format, to the same JSON: elements need no unescaping there.
+ * https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/arrayfuncs.c (array_send): dimensions, a flag, the
+ * element's OID; size and lower bound of each dimension; the elements, each behind its length, -1 for NULL.
+ * @param element encoder of one element in binary format. @param depth as in `arrayEncoder`.
+ */
+export function binaryArrayEncoder(element: Encode, depth: number): Encode {
+  return (out, src, start) => {
+    const dimensions = src.readInt32BE(start);
+    if (dimensions !== depth && dimensions !== 0) return false;
+    out.bytes[out.length++] = OPEN_BRACKET;
+    if (dimensions === 1) {
+      if (putElements(out, element, src, start + 20, src.readInt32BE(start + 12)) < 0) return false;
+    } else if (dimensions > 1) {
+      const sizes = Array.from({ length: dimensions }, (_, i) =>
+        src.readInt32BE(start + 12 + 8 * i),
+      );
+      if (putNested(out, element, src, start + 12 + 8 * dimensions, sizes) < 0) return false;
+    }
+    out.bytes[out.length++] = CLOSE_BRACKET;
+    return true;
+  };
+}
+
+/** @param sizes of this dimension and those inside of it. @returns where the elements end; -1: one has no JSON form. */
+function putNested(
+  out: LineBuffer,
+  element: Encode,
+  src: Buffer,
+  start: number,
+  [size = 0, ...inner]: readonly number[],
+): number {
+  if (inner.length === 0) return putElements(out, element, src, start, size);
+  let at = start;
+  for (let i = 0; i < size && at >= 0; i++) {
+    if (i > 0) out.bytes[out.length++] = COMMA;
+    out.bytes[out.length++] = OPEN_BRACKET;
+    at = putNested(out, element, src, at, inner);
+    out.bytes[out.length++] = CLOSE_BRACKET;
+  }
+  return at;
+}
+
+/** As `putNested`, of the innermost dimension. */
+function putElements(
+  out: LineBuffer,
+  element: Encode,
+  src: Buffer,
+  start: number,
+  count: number,
+): number {
+  const lengths = out.viewOf(src);
+  let at = start;
+  for (let i = 0; i < count; i++) {
+    if (i > 0) out.bytes[out.length++] = COMMA;
+    const length = lengths.getInt32(at);
+    at += 4;
+    if (length < 0) out.appendPiece(NULL);
+    else {
+      if (!element(out, src, at, at + length)) return -1;
+      at += length;
+    }
+  }
+  return at;
+}
+
 /** Unescapes quoted elements into a buffer of its own, since element encoders want plain text in one piece. */
 class CellReader {
   bytes: Buffer = Buffer.allocUnsafe(256);

@@ -7,7 +7,7 @@
  * a value differs where it does.
  */
 import type { JsonObject } from './airbyte/protocol.ts';
-import { arrayEncoder } from './column-arrays.ts';
+import { arrayEncoder, binaryArrayEncoder } from './column-arrays.ts';
 import {
   encodeBinaryDate,
   encodeBinaryTimestamp,
@@ -186,16 +186,22 @@ const ELEMENTS: ReadonlyMap<number, number> = new Map(
 const CURSORS: ReadonlySet<number> = new Set(ORDERED.map(([, oid]) => oid));
 const NAMES: ReadonlyMap<number, string> = new Map(BUILT_INS.map(([name, oid]) => [oid, name]));
 
-/** What is read in binary format: for these it wins (see column-binary.ts). Array, domains and the WAL stay with text. */
+/** What is read in binary format: for these it wins (see column-binary.ts). Domains and the WAL stay with text. */
 const BINARY: ReadonlyMap<number, Encode> = new Map([
   [1082, encodeBinaryDate],
   [1114, encodeBinaryTimestamp],
   [1184, encodeBinaryTimestampTz],
 ]);
+/** Arrays of what is the same in both formats: text, varchar, char(n), name. */
+const BINARY_ARRAYS: ReadonlySet<number> = new Set([1009, 1015, 1014, 1003]);
 
-/** The encoder of result columns in binary format, undefined for a type that is read as text. */
-export function binaryEncoder(typeOid: number): Encode | undefined {
-  return BINARY.get(typeOid);
+/**
+ * The encoder of result columns in binary format, undefined for a type that is read as text.
+ * @param dimensions as in `columnType`.
+ */
+export function binaryEncoder(typeOid: number, dimensions: number): Encode | undefined {
+  if (!BINARY_ARRAYS.has(typeOid)) return BINARY.get(typeOid);
+  return binaryArrayEncoder(encodeText, Math.max(1, dimensions));
 }
 
 /** OIDs that columnType knows without the catalog. */

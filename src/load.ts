@@ -79,7 +79,7 @@ export function rowEncoder(
   const columns = stream.columns.map(({ name, typeOid, typmod, dimensions }) => ({
     name,
     encode:
-      binaryEncoder(typeOid) ??
+      binaryEncoder(typeOid, dimensions) ??
       columnType(typeOid, typmod, dimensions, context.source.types).encode,
   }));
   const hidden = Array.from({ length: extra }, () => null);
@@ -94,9 +94,9 @@ export function rowEncoder(
 
 /** All selected columns of the rows that are to be had. */
 export function wholeSelection(stream: SyncStream): Selection {
-  const columns = stream.columns.map(({ name, typeOid }) => ({
+  const columns = stream.columns.map(({ name, typeOid, dimensions }) => ({
     name,
-    binary: binaryEncoder(typeOid) !== undefined,
+    binary: binaryEncoder(typeOid, dimensions) !== undefined,
   }));
   return { columns, where: stream.rowFilter, values: [], orderBy: null };
 }

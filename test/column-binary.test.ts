@@ -29,7 +29,7 @@ function fromBinary(typeOid: number, value: bigint): string | null {
   const bytes = Buffer.alloc(typeOid === DATE ? 4 : 8);
   if (typeOid === DATE) bytes.writeInt32BE(Number(value));
   else bytes.writeBigInt64BE(value);
-  return encoded(binaryEncoder(typeOid), bytes);
+  return encoded(binaryEncoder(typeOid, 0), bytes);
 }
 
 /** `2004-10-19`, and what stands behind everything. */
