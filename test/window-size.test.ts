@@ -1,7 +1,7 @@
 /** How much WAL is decoded at a time. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { nextWindow, WINDOW_BYTES } from '../src/postgres/window-size.ts';
+import { isTakenSlowly, nextWindow, WINDOW_BYTES } from '../src/postgres/window-size.ts';
 
 const MB = 1024 * 1024;
 const after = (given: Partial<Parameters<typeof nextWindow>[0]>): number =>
@@ -34,6 +34,19 @@ describe('the next window', () => {
     expect(after({ result: 0, tempLimit: 400 * MB })).toBe(200 * MB);
     expect(after({ result: 0, again: 10_000 * MB, tempLimit: 400 * MB })).toBe(200 * MB);
     expect(after({ result: 0, tempLimit: 1 * MB })).toBe(64 * MB);
+  });
+});
+
+describe('rows that are taken slowly', () => {
+  const taken = (result: number, milliseconds: number): boolean =>
+    isTakenSlowly({ wal: WINDOW_BYTES, result, milliseconds, again: 0, tempLimit: null });
+
+  it('are told by their rate, where it lasts', () => {
+    expect(taken(64 * MB, 21_000)).toBe(true);
+    expect(taken(64 * MB, 19_000)).toBe(false);
+    expect(taken(1 * MB, 19_000)).toBe(false);
+    // A large transaction.
+    expect(taken(2000 * MB, 60_000)).toBe(false);
   });
 });
 

@@ -5,10 +5,7 @@
 import type { RowHandler } from './exchange.ts';
 import { advanceLsn, type Lsn, minLsn } from './lsn.ts';
 import type { SlotCopy, Window } from './slot-copy.ts';
-import { nextWindow, WINDOW_BYTES, type WindowRead } from './window-size.ts';
-
-/** Whoever takes rows as slowly as this has nothing of a window that waits for him, while its snapshot gets old. */
-const SLOW_WINDOW_MS = 20_000;
+import { isTakenSlowly, nextWindow, WINDOW_BYTES, type WindowRead } from './window-size.ts';
 
 /** How much WAL the windows take, in bytes. */
 type WindowSizes = { readonly first: number; readonly next: (last: WindowRead) => number };
@@ -45,13 +42,13 @@ export class ChangeReader {
    * @returns the end of the window: every transaction that committed before it was delivered.
    */
   async readWindow(from: Lsn, target: Lsn, onMessage: RowHandler): Promise<Lsn> {
-    const begun = Date.now();
     const window = this.#ahead ?? this.#begin(from, target);
     this.#ahead = null;
     if (this.#slow) await this.#giveUpSecond();
     else if (window.upto < target) await this.#workAhead(window.upto, target);
-    this.#windowBytes = this.#nextWindow(await window.read(onMessage));
-    this.#slow = Date.now() - begun > SLOW_WINDOW_MS;
+    const done = await window.read(onMessage);
+    this.#windowBytes = this.#nextWindow(done);
+    this.#slow = isTakenSlowly(done);
     return window.upto;
   }
 

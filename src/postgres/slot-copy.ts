@@ -88,6 +88,7 @@ export class SlotCopy {
   async #decode(from: Lsn, upto: Lsn, reader: Promise<RowHandler>): Promise<WindowRead> {
     let onMessage = UNASKED;
     let result = 0;
+    let begun = Date.now();
     try {
       if (from > this.#position) await this.#moveTo(from);
       await bindPortal(
@@ -104,6 +105,7 @@ export class SlotCopy {
       });
       // A row is one bytea: two bytes of column count and four of length come before it.
       const onRow: RowHandler = (src, start, end) => {
+        if (result === 0) begun = Date.now();
         result += end - start;
         return onMessage(src, start + 6, end);
       };
@@ -112,7 +114,8 @@ export class SlotCopy {
     } catch (error) {
       throw errorCode(error) === INTERNAL_ERROR ? undecodable(error) : error;
     }
-    return { wal: Number(upto - from), result, ...(await this.#standing(upto)) };
+    const milliseconds = Date.now() - begun;
+    return { wal: Number(upto - from), result, milliseconds, ...(await this.#standing(upto)) };
   }
 
   async #moveTo(lsn: Lsn): Promise<void> {

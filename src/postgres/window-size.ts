@@ -13,12 +13,14 @@ const MAX_GROWTH = 32;
 /** And temporary files must have room for what it may bring. */
 const MAX_WINDOW_BYTES = 2 * 1024 * 1024 * 1024;
 
-/** How the last window went; all in bytes. */
+/** How the last window went; bytes but for the time. */
 export type WindowRead = {
   /** The WAL between its ends. */
   readonly wal: number;
   /** What came out of it. */
   readonly result: number;
+  /** From the first row of it to the last. */
+  readonly milliseconds: number;
   /** The WAL before its end that the next one has to decode again: a transaction has been open for so long. */
   readonly again: number;
   /** temp_file_limit of the session; null: none. */
@@ -31,7 +33,12 @@ export type WindowRead = {
  * that bring something by the distance: either way all of it together stays a fixed factor.
  * @returns the WAL of the next window, in bytes.
  */
-export function nextWindow({ wal, result, again, tempLimit }: WindowRead): number {
+export function nextWindow({
+  wal,
+  result,
+  again,
+  tempLimit,
+}: Omit<WindowRead, 'milliseconds'>): number {
   const wanted = Math.min((RESULT_BYTES * wal) / Math.max(result, 1), MAX_GROWTH * wal);
   const most = Math.min(
     Math.max(MAX_WINDOW_BYTES, 4 * again),
@@ -39,4 +46,11 @@ export function nextWindow({ wal, result, again, tempLimit }: WindowRead): numbe
     tempLimit === null ? Number.POSITIVE_INFINITY : tempLimit / 2,
   );
   return Math.trunc(Math.max(WINDOW_BYTES, Math.min(most, Math.max(wanted, again / 2))));
+}
+
+const SLOW_MS = 20_000;
+
+/** Whether rows are taken so slowly that a window which is decoded meanwhile only waits, while its snapshot gets old. */
+export function isTakenSlowly({ result, milliseconds }: WindowRead): boolean {
+  return milliseconds > SLOW_MS && result / milliseconds < RESULT_BYTES / SLOW_MS;
 }
