@@ -88,7 +88,7 @@ export class SlotCopy {
   async #decode(from: Lsn, upto: Lsn, reader: Promise<RowHandler>): Promise<WindowRead> {
     let onMessage = UNASKED;
     let result = 0;
-    let begun = Date.now();
+    let begun = 0;
     try {
       if (from > this.#position) await this.#moveTo(from);
       await bindPortal(
@@ -114,7 +114,7 @@ export class SlotCopy {
     } catch (error) {
       throw errorCode(error) === INTERNAL_ERROR ? undecodable(error) : error;
     }
-    const milliseconds = Date.now() - begun;
+    const milliseconds = result === 0 ? 0 : Date.now() - begun;
     return { wal: Number(upto - from), result, milliseconds, ...(await this.#standing(upto)) };
   }
 

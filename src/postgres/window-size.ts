@@ -19,7 +19,7 @@ export type WindowRead = {
   readonly wal: number;
   /** What came out of it. */
   readonly result: number;
-  /** From the first row of it to the last. */
+  /** From the first row of it to the last; 0 without any. */
   readonly milliseconds: number;
   /** The WAL before its end that the next one has to decode again: a transaction has been open for so long. */
   readonly again: number;
