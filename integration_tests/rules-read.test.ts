@@ -1,5 +1,4 @@
 /** R1 and R2: what must be in place before the first row is read, and a chunk is read whole or not at all. */
-import type { ChildProcess } from 'node:child_process';
 import type { Client } from 'pg';
 import { expect, test } from 'vitest';
 import { createDatabase, type Database, hasCompression, until } from './database.ts';
@@ -11,7 +10,7 @@ import {
   sessions,
   stopWhen,
   untilWaiting,
-  whileStopped,
+  atEachState,
 } from './scenario.ts';
 
 /** One chunk at a time, so that a test knows which one is next. */
@@ -205,21 +204,14 @@ test('way 8: R1: no transaction of a reading session spans two chunks', async ()
   const connection = await connectTo(db);
   const seen = new Map<string, Set<string>>();
   let samples = 0;
-  let child: ChildProcess | undefined;
-  const result = await connection.sync({
-    onStart: (started) => {
-      child = started;
-    },
-    onMessage: async (message) => {
-      if (message.type !== 'STATE' || child === undefined) return;
-      await whileStopped(child, async () => {
-        for (const { transaction, relation } of await readLocks(db)) {
-          samples += 1;
-          seen.set(transaction, (seen.get(transaction) ?? new Set()).add(relation));
-        }
-      });
-    },
-  });
+  const result = await connection.sync(
+    atEachState(async () => {
+      for (const { transaction, relation } of await readLocks(db)) {
+        samples += 1;
+        seen.set(transaction, (seen.get(transaction) ?? new Set()).add(relation));
+      }
+    }),
+  );
   result.succeeded();
   expect(samples).toBeGreaterThan(3);
   for (const [transaction, chunks] of seen) expect([...chunks], transaction).toHaveLength(1);

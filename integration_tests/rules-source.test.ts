@@ -2,7 +2,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { expect, test } from 'vitest';
 import { createDatabase, type Database, until } from './database.ts';
-import { connectTo, DAY_ZERO, nthState, sessions, stopWhen, whileStopped } from './scenario.ts';
+import { atEachState, connectTo, DAY_ZERO, nthState, sessions, stopWhen } from './scenario.ts';
 
 const MEMORY_KB = 200 * 1024;
 
@@ -83,18 +83,11 @@ test('R11: while reading, our sessions hold no lock but ACCESS SHARE', async () 
   const connection = await connectTo(db);
   const modes = new Set<string>();
   for (let syncs = 0; syncs < 2; syncs += 1) {
-    let child: ChildProcess | undefined;
-    const result = await connection.sync({
-      onStart: (started) => {
-        child = started;
-      },
-      onMessage: async (message) => {
-        if (message.type !== 'STATE' || child === undefined) return;
-        await whileStopped(child, async () => {
-          for (const mode of await userLocks(db)) modes.add(mode);
-        });
-      },
-    });
+    const result = await connection.sync(
+      atEachState(async () => {
+        for (const mode of await userLocks(db)) modes.add(mode);
+      }),
+    );
     result.succeeded();
     await db.query(
       `UPDATE metrics SET note = 'changed' WHERE device = 1; DELETE FROM orders WHERE id = 1`,

@@ -141,8 +141,21 @@ export function stopWhen(
   };
 }
 
+/** Stops the process at each STATE, looks, and lets it go on. */
+export function atEachState(look: () => Promise<void>): Pick<RunOptions, 'onStart' | 'onMessage'> {
+  let child: ChildProcess | undefined;
+  return {
+    onStart: (started) => {
+      child = started;
+    },
+    onMessage: async (message) => {
+      if (message.type === 'STATE' && child !== undefined) await whileStopped(child, look);
+    },
+  };
+}
+
 /** SIGSTOP, the work, SIGCONT. */
-export async function whileStopped(child: ChildProcess, work: () => Promise<void>): Promise<void> {
+async function whileStopped(child: ChildProcess, work: () => Promise<void>): Promise<void> {
   child.kill('SIGSTOP');
   try {
     await until('the process has stopped', () => Promise.resolve(isStopped(child)));

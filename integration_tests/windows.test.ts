@@ -1,5 +1,4 @@
 /** Windows of changes and copies of the slot that take turns: what comes is what one window of all of it brings. */
-import type { ChildProcess } from 'node:child_process';
 import type { Client } from 'pg';
 import { describe, expect, it } from 'vitest';
 import { ChangeReader } from '../src/postgres/changes.ts';
@@ -7,7 +6,7 @@ import { formatLsn, type Lsn, parseLsn } from '../src/postgres/lsn.ts';
 import { SlotCopy } from '../src/postgres/slot-copy.ts';
 import { presentTarget } from '../src/postgres/slot.ts';
 import { createDatabase, type Database } from './database.ts';
-import { connectTo, sessions, whileStopped } from './scenario.ts';
+import { atEachState, connectTo, sessions } from './scenario.ts';
 import { Random } from './writers.ts';
 
 /** Announced anew in each window. */
@@ -126,18 +125,11 @@ describe('a sync of more than one window', () => {
         );
       }
       const purposes = new Set<string>();
-      let child: ChildProcess | undefined;
-      const result = await connection.sync({
-        onStart: (started) => {
-          child = started;
-        },
-        onMessage: async (message) => {
-          if (message.type !== 'STATE' || child === undefined) return;
-          await whileStopped(child, async () => {
-            for (const { purpose } of await sessions(db)) purposes.add(purpose);
-          });
-        },
-      });
+      const result = await connection.sync(
+        atEachState(async () => {
+          for (const { purpose } of await sessions(db)) purposes.add(purpose);
+        }),
+      );
       expect(result.succeeded().records()).toHaveLength(90_000);
       await connection.expectEqual('items');
       expect([purposes.has('changes'), purposes.has('changes ahead')]).toEqual([true, ahead]);

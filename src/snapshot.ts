@@ -169,7 +169,7 @@ async function attemptChunk(
   }
 }
 
-/** Of what the chunk's rows were read is not whole; the session is given up, since they are on their way. */
+/** What was read of the chunk may lack rows. The session is given up, since they are on their way. */
 class NotAdmitted extends Error {
   /** It is no chunk any more; else it changed between snapshot and plan. */
   readonly gone: boolean;

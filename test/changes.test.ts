@@ -19,7 +19,6 @@ function copy(
     const window = `${Number(from) / Number(WINDOW)}-${Number(upto) / Number(WINDOW)}`;
     notes.push(`${name} decodes ${window}`);
     return {
-      from,
       upto,
       read: () => {
         notes.push(`${name} gives ${window}`);

@@ -1,8 +1,8 @@
 /** Arrays of texts in binary format, against their text. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { LineBuffer } from '../src/airbyte/line-buffer.ts';
-import { binaryEncoder, columnType, type Encode } from '../src/column-types.ts';
+import { binaryEncoder, columnType } from '../src/column-types.ts';
+import { encoded } from './encoded.ts';
 
 const TEXT_ARRAY = 1009;
 const TEXT = 25;
@@ -44,14 +44,6 @@ function binary(value: Nested, lowerBound = 1): Buffer {
   const dimensions = empty ? [] : sizes.flatMap((size) => [int32(size), int32(lowerBound)]);
   const head = [int32(empty ? 0 : sizes.length), int32(0), int32(TEXT), ...dimensions];
   return Buffer.concat([...head, elements(value)]);
-}
-
-function encoded(encode: Encode | undefined, value: Buffer): string | null {
-  const before = Buffer.from('123');
-  const src = Buffer.concat([before, value, Buffer.from('456')]);
-  const out = new LineBuffer(6 * value.length + 64);
-  const done = encode?.(out, src, before.length, before.length + value.length);
-  return done === true ? out.bytes.toString('utf8', 0, out.length) : null;
 }
 
 function fromText(value: Nested, depth: number): string | null {

@@ -1,8 +1,8 @@
 /** Binary dates and timestamps, against their text: what the server would print, made with JavaScript's own calendar. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { LineBuffer } from '../src/airbyte/line-buffer.ts';
-import { binaryEncoder, columnType, type Encode } from '../src/column-types.ts';
+import { binaryEncoder, columnType } from '../src/column-types.ts';
+import { encoded } from './encoded.ts';
 
 const DATE = 1082;
 const TIMESTAMP = 1114;
@@ -12,14 +12,6 @@ const DAY_MS = 86_400_000;
 /** What Date can hold, which is nearly what a timestamp can: 4713 BC to 275760. */
 const FIRST_MS = Date.UTC(-4712, 0, 2);
 const LAST_MS = 8.64e15;
-
-function encoded(encode: Encode | undefined, value: Buffer): string | null {
-  const before = Buffer.from('123');
-  const src = Buffer.concat([before, value, Buffer.from('456')]);
-  const out = new LineBuffer(6 * value.length + 64);
-  const done = encode?.(out, src, before.length, before.length + value.length);
-  return done === true ? out.bytes.toString('latin1', 0, out.length) : null;
-}
 
 function fromText(typeOid: number, text: string): string | null {
   return encoded(columnType(typeOid, -1, 0, new Map()).encode, Buffer.from(text));

@@ -18,12 +18,12 @@ export class ChangeReader {
   #windowBytes: number;
   /** It is being decoded. */
   #ahead: Window | null = null;
+  /** The rows of the last window were taken slowly. */
   #slow = false;
+  /** The second copy was asked for. */
   #asked = false;
 
-  /**
-   * @param openSecond asked once, when there is more than one window to read; null: there is to be none.
-   */
+  /** @param openSecond asked once, when there is more than one window to read; null: there is to be none. */
   constructor(
     first: SlotCopy,
     openSecond: () => Promise<SlotCopy | null>,

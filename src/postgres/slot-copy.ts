@@ -17,8 +17,7 @@ const RESULT_MEMORY = '64MB';
 
 /** A stretch of the WAL that is being decoded. */
 export type Window = {
-  readonly from: Lsn;
-  /** Every transaction that committed before this, and not before `from`, is in it. */
+  /** Every transaction that committed before this, and not in an earlier window, is in it. */
   readonly upto: Lsn;
   /** Takes what was decoded: each pgoutput message, whole transactions in the order of their commits. Called once. */
   readonly read: (onMessage: RowHandler) => Promise<WindowRead>;
@@ -76,7 +75,6 @@ export class SlotCopy {
     // A failure is told to whoever reads the window; nobody may, if an earlier one fails.
     decoded.catch(() => undefined);
     return {
-      from,
       upto,
       read: async (onMessage) => {
         open?.(onMessage);
@@ -146,6 +144,7 @@ export class SlotCopy {
     await this.#client.end();
   }
 }
+
 /** How many replication slots can still be made. */
 export async function freeSlots(client: Client): Promise<number> {
   const { rows } = await client.query<{ free: number }>(

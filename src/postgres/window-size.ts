@@ -29,8 +29,8 @@ export type WindowRead = {
 
 /**
  * Where a large transaction is open, what it has written so far is decoded in each window, and spooled to disk, which
- * takes a third of the time that its rows take in the end. Windows that bring nothing therefore grow fast, and those
- * that bring something by the distance: either way all of it together stays a fixed factor.
+ * takes a third of the time that its rows take in the end. Windows that bring little therefore grow, up to 2 GB, and all
+ * of them with the distance, half of it: either way all of it together stays a fixed factor.
  * @returns the WAL of the next window, in bytes.
  */
 export function nextWindow({
@@ -39,12 +39,10 @@ export function nextWindow({
   again,
   tempLimit,
 }: Omit<WindowRead, 'milliseconds'>): number {
-  const wanted = Math.min((RESULT_BYTES * wal) / Math.max(result, 1), MAX_GROWTH * wal);
-  const most = Math.min(
-    Math.max(MAX_WINDOW_BYTES, 4 * again),
-    // About as many bytes come out as there were in the WAL.
-    tempLimit === null ? Number.POSITIVE_INFINITY : tempLimit / 2,
-  );
+  const density = Math.max(result, 1) / wal;
+  const wanted = Math.min(RESULT_BYTES / density, MAX_GROWTH * wal, MAX_WINDOW_BYTES);
+  // About as many bytes come out as there were in the WAL.
+  const most = tempLimit === null ? Number.POSITIVE_INFINITY : tempLimit / 2;
   return Math.trunc(Math.max(WINDOW_BYTES, Math.min(most, Math.max(wanted, again / 2))));
 }
 

@@ -132,9 +132,10 @@ ${compressed}`);
 
 /**
  * SQL ($1: the chunk's id) that gives one row: `snapshot` and `lsn` of the session, `version`, which changes with every
- * change of the chunk's catalog row (null: it is no chunk any more), and `backend`, the process of the session. Asked inside the reading transaction, after
- * the reading statement is bound, and then from another session, which sees the newest committed row. Different: the
- * chunk was compressed or recompressed between snapshot and plan, and what is read may lack rows.
+ * change of the chunk's catalog row (null: it is no chunk any more), and `backend`, the process of the session. Asked
+ * inside the reading transaction, after the reading statement is bound, and then from another session, which sees the
+ * newest committed row. Different: the chunk was compressed or recompressed between snapshot and plan, and what is read
+ * may lack rows.
  * (Not chunk_status(): it takes a transaction id and row locks up to 2.19.)
  */
 export function chunkCheckSql(catalog: TimescaleCatalog): string {
