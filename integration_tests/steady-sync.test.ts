@@ -1,10 +1,26 @@
 /** A sync that finds little to do: what it asks of the server does not grow with streams and chunks. */
-import { expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { QueryCounter } from './bench-queries.ts';
 import { createDatabase, type Database } from './database.ts';
 import { Connection, connectTo } from './scenario.ts';
+import { startOwnServer, type TimescaleServer } from './server.ts';
 
 const MOST_QUERIES = 25;
+
+/** Of the same release. Log that other tests write is read as well, in windows of 64 MB with queries of their own. */
+let server: TimescaleServer | null = null;
+
+beforeAll(async () => {
+  await using db = await createDatabase();
+  const version = await db.value<number>(`SELECT current_setting('server_version_num')::int`);
+  const release = version >= 180_000 ? 'sid' : 'trixie';
+  // Where none can be started there is one to be had by its URL, which then is all there is.
+  server = await startOwnServer(release).catch(() => null);
+}, 120_000);
+
+afterAll(async () => {
+  await server?.stop();
+});
 
 async function createHypertables(db: Database, count: number, chunks: number): Promise<void> {
   for (let i = 1; i <= count; i += 1) {
@@ -36,7 +52,7 @@ test.each([
   ['a hundred chunks', 1, 100],
   ['twelve hypertables and an ordinary table', 12, 2],
 ])('%s: at most 25 queries', async (_, hypertables, chunks) => {
-  await using db = await createDatabase();
+  await using db = await createDatabase(server?.url);
   await createHypertables(db, hypertables, chunks);
   if (hypertables > 1) await db.query('CREATE TABLE plain (id int PRIMARY KEY)');
   await using counter = await QueryCounter.start(db.url);
