@@ -127,6 +127,8 @@ export async function syncAltered(
       ...stopWhen(
         ({ type }) => type === 'RECORD',
         async () => {
+          // Its ALTER waits for the hypertable, on which the read has a lock that waits for this one: not it is to give way.
+          await session.query(`SET deadlock_timeout = '1min'`);
           await session.query(`BEGIN; LOCK TABLE ONLY ${second} IN ACCESS EXCLUSIVE MODE`);
           altered = alter();
           // Awaited below: until then a failure of it is nobody's.

@@ -23,7 +23,7 @@ async function fill(db: Database): Promise<void> {
     CREATE TABLE metrics (time timestamptz NOT NULL, id int NOT NULL, PRIMARY KEY (time, id));
     SELECT create_hypertable('metrics', 'time', chunk_time_interval => interval '1 day');
     INSERT INTO metrics SELECT '${DAY_ZERO}'::timestamptz + d * interval '1 day', i
-      FROM generate_series(0, 4) d, generate_series(1, 100) i`);
+      FROM generate_series(0, 4) d, generate_series(1, 1000) i`);
 }
 
 /** WAL that has nothing to do with any slot's tables, with the records from which decoding may begin. */

@@ -84,18 +84,20 @@ export class WatchedConnection {
     const holder = await this.db.client();
     try {
       await holder.query('BEGIN');
-      // After the first STATE the publications are settled: a lock does not count as a writer any more.
+      // After the first STATE the publications are settled: a lock does not count as a writer any more. What is read before
+      // this chunk must take longer than to lock it.
       const locked = this.#onFirstState(() =>
         holder.query(`LOCK TABLE ${chunk} IN ACCESS EXCLUSIVE MODE`),
       );
       const sync = this.sync(watching);
       // A sync that fails must not leave the test waiting, nor its failure unheard.
-      const failed = sync.then(
-        () => new Promise<never>(() => undefined),
-        (error: unknown) => Promise.reject(error),
-      );
-      await Promise.race([this.#heldWork(holder, locked, work), failed]);
-      await sync;
+      let held = true;
+      const ended = sync.then(() => {
+        if (held) throw new Error('the chunk was read before it was locked');
+      });
+      await Promise.race([this.#heldWork(holder, locked, work), ended]);
+      held = false;
+      await ended;
     } finally {
       await holder.end();
     }

@@ -18,21 +18,23 @@ beforeAll(async () => {
 });
 afterAll(() => db[Symbol.asyncDispose]());
 
-/** Six chunks, all published, and the slot. */
+/** Six chunks, behind a table that takes a moment to read, all published, and the slot. */
 beforeEach(async () => {
   await db.query(`
     CREATE TABLE metrics (time timestamptz NOT NULL, device int NOT NULL, PRIMARY KEY (time, device));
     SELECT create_hypertable('metrics', 'time', chunk_time_interval => interval '1 day');
     INSERT INTO metrics SELECT '2026-01-01Z'::timestamptz + day * interval '1 day', i
                           FROM generate_series(0, 5) day, generate_series(1, 20) i;
-    CREATE PUBLICATION ${db.publication} FOR TABLE metrics`);
+    CREATE TABLE before_metrics AS SELECT i AS id FROM generate_series(1, 50000) i;
+    ALTER TABLE before_metrics ADD PRIMARY KEY (id);
+    CREATE PUBLICATION ${db.publication} FOR TABLE metrics, before_metrics`);
   await db.query(`SELECT pg_create_logical_replication_slot('${db.slot}', 'pgoutput')`);
 });
 afterEach(async () => {
   await until('no slot is in use', async () => (await db.slots()).every(({ active }) => !active));
   await db.query(`SELECT pg_drop_replication_slot('${db.slot}')`);
   await db.query(`DROP PUBLICATION ${db.publication};
-                  DROP PUBLICATION IF EXISTS ${db.publication}_inserts; DROP TABLE metrics`);
+                  DROP PUBLICATION IF EXISTS ${db.publication}_inserts; DROP TABLE metrics; DROP TABLE before_metrics`);
 });
 
 async function chunkAt(position: number): Promise<string> {
