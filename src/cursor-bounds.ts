@@ -4,9 +4,9 @@
  */
 import { type ClientBase, escapeIdentifier as ident } from 'pg';
 import { baseType, type TypeCatalog } from './column-types.ts';
-import { wholeSelection } from './load.ts';
+import { everyRow } from './load.ts';
 import type { SyncStream } from './plan.ts';
-import type { Selection } from './snapshot.ts';
+import type { Condition } from './snapshot.ts';
 import type { CursorProgress } from './state.ts';
 
 export type CursorTerms = {
@@ -93,12 +93,12 @@ export async function greatestValue(
 }
 
 /** The rows of a pass. Those without a cursor value come with the first one. */
-export function boundedSelection(
+export function boundedRows(
   stream: SyncStream,
   state: CursorProgress,
   { column, endless }: CursorTerms,
-): Selection {
-  const whole = wholeSelection(stream);
+): Condition {
+  const whole = everyRow(stream);
   const values: string[] = [];
   const place = (value: string): string => `$${values.push(value)}`;
   const from = state.cursor === null ? null : `${column} >= ${place(state.cursor)}`;
