@@ -6,8 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { writeSync } from 'node:fs';
 import { escapeIdentifier } from 'pg';
 import { Output } from '../src/airbyte/output.ts';
-import { floatEncoder } from '../src/column-floats.ts';
-import { binaryEncoder, columnType, FLOAT8_OID } from '../src/column-types.ts';
+import { binaryEncoder, columnType } from '../src/column-types.ts';
 import { loadSpec, parseConfig } from '../src/config.ts';
 import { connect } from '../src/postgres/connection.ts';
 import { bindPortal, executePortal } from '../src/postgres/hot-reader.ts';
@@ -29,16 +28,14 @@ const output = new Output(writeOut, false);
 for (const { stream } of catalog.streams) {
   const relation = source.relations.find((it) => it.name === stream.name);
   if (relation === undefined) throw new Error(`no table ${stream.name}`);
-  const columns = relation.columns.map(({ name, typeOid, typmod, dimensions }) => {
-    // As the connector reads floats whose values are short, as those of the benchmarks are.
-    const float = typeOid === FLOAT8_OID ? floatEncoder({ values: 0, long: 0 }) : undefined;
-    const binary = float ?? binaryEncoder(typeOid, dimensions);
-    return {
-      name,
-      format: binary === undefined ? ('text' as const) : ('binary' as const),
-      encode: binary ?? columnType(typeOid, typmod, dimensions, source.types).encode,
-    };
-  });
+  const columns = relation.columns.map(({ name, typeOid, typmod, dimensions }) => ({
+    name,
+    format:
+      binaryEncoder(typeOid, dimensions) === undefined ? ('text' as const) : ('binary' as const),
+    encode:
+      binaryEncoder(typeOid, dimensions) ??
+      columnType(typeOid, typmod, dimensions, source.types).encode,
+  }));
   const name = { name: stream.name, namespace: relation.schema };
   const encoder = new RecordEncoder(name, columns, [], new RecordClock(0));
   const tally = output.written(name).rows;

@@ -11,11 +11,11 @@ import { coverChunks } from './coverage.ts';
 import { ConnectorError, errorCode } from './errors.ts';
 import {
   type Budget,
-  everyRow,
   hypertableRows,
   inOrder,
   type LoadContext,
   loadChunks,
+  wholeSelection,
 } from './load.ts';
 import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
@@ -148,9 +148,9 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
   let chunksLeft = ROUND_CHUNKS;
   for (const stream of pending) {
     if (Date.now() > until || chunksLeft <= 0 || watch.hasNews) return;
-    const rows = everyRow(stream);
+    const selection = wholeSelection(stream);
     if (stream.hypertable === null) {
-      await loadTable(context, stream, () => rows, until);
+      await loadTable(context, stream, () => selection, until);
       continue;
     }
     const chunks = book.of(stream);
@@ -162,7 +162,7 @@ async function loadRound(context: CdcContext, pending: readonly SyncStream[]): P
         return watch.hasNews ? 0 : until;
       },
     };
-    book.forget(await loadChunks(context, stream, chunks, wanted, () => rows, budget));
+    book.forget(await loadChunks(context, stream, chunks, wanted, () => selection, budget));
     chunksLeft -= Math.min(chunksLeft, wanted.length);
   }
 }

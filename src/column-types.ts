@@ -169,8 +169,6 @@ const UNORDERED: readonly BuiltIn[] = [
   ['pg_snapshot', 5038, 5039, PLAIN],
 ];
 
-/** double precision */
-export const FLOAT8_OID = 701;
 const BYTEA_OID = 17;
 const OID_OID = 26;
 const BOX_OID = 603;
@@ -198,8 +196,7 @@ const BINARY: ReadonlyMap<number, Encode> = new Map([
 const BINARY_ARRAYS: ReadonlySet<number> = new Set([1009, 1015, 1014, 1003]);
 
 /**
- * The encoder of result columns in binary format, undefined for a type that is read as text. For floats it depends on the
- * values: row-format.ts.
+ * The encoder of result columns in binary format, undefined for a type that is read as text.
  * @param dimensions as in `columnType`.
  */
 export function binaryEncoder(typeOid: number, dimensions: number): Encode | undefined {

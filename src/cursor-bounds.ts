@@ -4,9 +4,9 @@
  */
 import { type ClientBase, escapeIdentifier as ident } from 'pg';
 import { baseType, type TypeCatalog } from './column-types.ts';
-import { everyRow } from './load.ts';
+import { wholeSelection } from './load.ts';
 import type { SyncStream } from './plan.ts';
-import type { Condition } from './snapshot.ts';
+import type { Selection } from './snapshot.ts';
 import type { CursorProgress } from './state.ts';
 
 export type CursorTerms = {
@@ -93,12 +93,12 @@ export async function greatestValue(
 }
 
 /** The rows of a pass. Those without a cursor value come with the first one. */
-export function boundedRows(
+export function boundedSelection(
   stream: SyncStream,
   state: CursorProgress,
   { column, endless }: CursorTerms,
-): Condition {
-  const whole = everyRow(stream);
+): Selection {
+  const whole = wholeSelection(stream);
   const values: string[] = [];
   const place = (value: string): string => `$${values.push(value)}`;
   const from = state.cursor === null ? null : `${column} >= ${place(state.cursor)}`;

@@ -4,18 +4,18 @@
  * share the last value may have come later.
  */
 import {
-  boundedRows,
+  boundedSelection,
   type CursorTerms,
   cursorTerms,
   greatestValue,
   isEndless,
   sameOrder,
 } from './cursor-bounds.ts';
-import { inOrder, hypertableRows, type LoadContext, loadChunks } from './load.ts';
+import { inOrder, hypertableRows, type LoadContext, loadChunks, rowEncoder } from './load.ts';
 import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
 import { pendingChunks, startHypertable, startTable } from './progress.ts';
-import { type Condition, readSlice, type Selection } from './snapshot.ts';
+import { readSlice, type Selection } from './snapshot.ts';
 import type { CursorProgress } from './state.ts';
 import { type Chunk, listChunks, OPEN_END } from './timescaledb/chunks.ts';
 
@@ -45,11 +45,11 @@ export async function syncCursor(context: LoadContext, stream: SyncStream): Prom
   const begun =
     state.progress === null ? await beginPass(context, stream, state, chunks, terms) : state;
   ledger.set(stream, begun);
-  const bounded = boundedRows(stream, begun, terms);
-  if (stream.hypertable !== null) await passOverChunks(context, stream, begun, chunks, bounded);
+  const selection = boundedSelection(stream, begun, terms);
+  if (stream.hypertable !== null) await passOverChunks(context, stream, begun, chunks, selection);
   else if (begun.cursor === null) {
-    await loadTable(context, stream, () => bounded, Number.POSITIVE_INFINITY);
-  } else await passInOrder(context, stream, begun, bounded, terms);
+    await loadTable(context, stream, () => selection, Number.POSITIVE_INFINITY);
+  } else await passInOrder(context, stream, begun, selection, terms);
   ledger.set(stream, {
     ...begun,
     cursor: begun.upper ?? begun.cursor,
@@ -113,7 +113,7 @@ async function passOverChunks(
   stream: SyncStream,
   state: CursorProgress,
   chunks: readonly Chunk[],
-  bounded: Condition,
+  selection: Selection,
 ): Promise<void> {
   const from = await internalTime(context, stream, state.cursor);
   const pending = pendingChunks(hypertableRows(context.ledger, stream), chunks);
@@ -121,7 +121,7 @@ async function passOverChunks(
     // The outermost chunk holds the end of its range too.
     (chunk) => from === null || chunk.rangeEnd > from || chunk.rangeEnd === OPEN_END,
   );
-  await loadChunks(context, stream, chunks, wanted, () => bounded, {
+  await loadChunks(context, stream, chunks, wanted, () => selection, {
     chunks: wanted.length,
     until: Number.POSITIVE_INFINITY,
   });
@@ -158,16 +158,16 @@ async function passInOrder(
   context: LoadContext,
   stream: SyncStream,
   state: CursorProgress,
-  bounded: Condition,
+  bounded: Selection,
   { endless }: CursorTerms,
 ): Promise<void> {
   const { ledger, output } = context;
-  const { columns, encoder } = context.formats.of(stream).next(null, 1);
   const selection: Selection = {
     ...bounded,
-    columns: [...columns, { name: stream.cursorField, binary: false }],
+    columns: [...bounded.columns, { name: stream.cursorField, binary: false }],
     orderBy: stream.cursorField,
   };
+  const encoder = rowEncoder(context, stream, 1);
   let rows = 0;
   const source = { ...stream.relation, heap: false, lockable: false };
   const slice = { fromPage: 0, toPage: null, within: null, rows: null };

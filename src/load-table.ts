@@ -1,14 +1,14 @@
 /** Existing rows of ordinary and partitioned tables and of views into records, slice by slice, each with a STATE behind it. */
 import type { Config } from './config.ts';
 import { ConnectorError } from './errors.ts';
-import { type LoadContext, writer } from './load.ts';
+import { type LoadContext, rowEncoder, writer } from './load.ts';
 import type { Ledger } from './ledger.ts';
 import { label, type SyncStream } from './plan.ts';
 import { listLeaves } from './postgres/relations.ts';
 import { isComparable, transactionIds } from './postgres/transaction-ids.ts';
 import { completed, startTable, type TableProgress } from './progress.ts';
 import { pageCount, type Slice, type SliceSource } from './slice-conditions.ts';
-import { type Condition, readSlice, type SliceRead } from './snapshot.ts';
+import { readSlice, type Selection, type SliceRead } from './snapshot.ts';
 
 /** Pages of a slice at most: 128 MB. */
 const MAX_SLICE_PAGES = 16_384;
@@ -22,7 +22,7 @@ const PAGES_PER_SECOND = 128;
 export async function loadTable(
   context: LoadContext,
   stream: SyncStream,
-  conditionOf: (unit: SliceSource) => Condition,
+  selectionOf: (unit: SliceSource) => Selection,
   until: number,
 ): Promise<void> {
   const units = await sliceSources(context, stream);
@@ -32,8 +32,8 @@ export async function loadTable(
     const unit = units.find(({ oid }) => oid >= progress.relation);
     const next =
       unit === undefined
-        ? await loadLate(context, stream, units, progress, conditionOf)
-        : await loadSlice(context, stream, units, unit, progress, conditionOf(unit));
+        ? await loadLate(context, stream, units, progress, selectionOf)
+        : await loadSlice(context, stream, units, unit, progress, selectionOf(unit));
     // The last slice and the end are one step: no STATE in between that says nothing new.
     const done = next.late === null && !units.some(({ oid }) => oid >= next.relation);
     context.ledger.setRows(stream, done ? completed(next) : next);
@@ -50,7 +50,7 @@ async function loadLate(
   stream: SyncStream,
   units: readonly SliceSource[],
   progress: TableProgress,
-  conditionOf: (unit: SliceSource) => Condition,
+  selectionOf: (unit: SliceSource) => Selection,
 ): Promise<TableProgress> {
   const { late } = progress;
   if (late === null) return completed(progress);
@@ -60,7 +60,7 @@ async function loadLate(
     if (!unit.heap) continue;
     const rows = { since: late, next };
     const slice = { fromPage: 0, toPage: null, within: null, rows };
-    await readUnit(context, stream, unit, slice, conditionOf(unit), 0, null);
+    await readUnit(context, stream, unit, slice, selectionOf(unit), 0, null);
   }
   return { ...progress, late: null };
 }
@@ -93,7 +93,7 @@ async function loadSlice(
   units: readonly SliceSource[],
   unit: SliceSource,
   progress: TableProgress,
-  condition: Condition,
+  selection: Selection,
 ): Promise<TableProgress> {
   const { output } = context;
   const cdc = stream.mode === 'cdc';
@@ -115,7 +115,7 @@ async function loadSlice(
     stream,
     unit,
     { fromPage, toPage, within, rows: late === null ? null : { before: late } },
-    condition,
+    selection,
     goingOn ? progress.filenode : 0,
     first ? units.map(({ oid }) => oid) : null,
   );
@@ -160,13 +160,11 @@ function readUnit(
   stream: SyncStream,
   unit: SliceSource,
   slice: Slice,
-  condition: Condition,
+  selection: Selection,
   filenode: number,
   quiet: readonly number[] | null,
 ): Promise<SliceRead> {
-  const format = context.formats.of(stream).next(null);
-  const selection = { ...condition, columns: format.columns, orderBy: null };
-  const onRow = writer(context, stream, format);
+  const onRow = writer(context, stream, rowEncoder(context, stream, 0));
   return context.readers.use((client) =>
     readSlice(client, unit, slice, selection, filenode, quiet, onRow),
   );

@@ -5,16 +5,16 @@
  */
 import type { Client } from 'pg';
 import type { Output } from './airbyte/output.ts';
+import { binaryEncoder, columnType } from './column-types.ts';
 import type { Config } from './config.ts';
 import type { SourceModel } from './source-model.ts';
 import type { Ledger } from './ledger.ts';
 import type { RowHandler } from './postgres/exchange.ts';
 import { label, type SyncStream } from './plan.ts';
 import { chunkDone, type HypertableProgress, seenBytes, unreadChunks } from './progress.ts';
-import type { ChangeStamp, RecordClock } from './record.ts';
-import { type RowFormats, SAMPLE_ROWS, type UnitFormat } from './row-format.ts';
-import { type Condition, readChunk } from './snapshot.ts';
-import { type Chunk, chunkCheckSql } from './timescaledb/chunks.ts';
+import { type ChangeStamp, type RecordClock, RecordEncoder } from './record.ts';
+import { readChunk, type Selection } from './snapshot.ts';
+import { type Chunk, chunkCheckSql, chunkName } from './timescaledb/chunks.ts';
 import type { UnreadChunks } from './unread-chunks.ts';
 
 /** What reading needs, for the length of a sync. */
@@ -24,7 +24,6 @@ export type LoadContext = {
   readonly output: Output;
   readonly ledger: Ledger;
   readonly clock: RecordClock;
-  readonly formats: RowFormats;
   /** For short queries. */
   readonly main: Client;
   readonly readers: ReaderPool;
@@ -66,9 +65,40 @@ export class ReaderPool {
   }
 }
 
-/** The rows that are to be had. */
-export function everyRow(stream: SyncStream): Condition {
-  return { where: stream.rowFilter, values: [] };
+/**
+ * The encoder of result rows of a stream.
+ * @param extra columns at the end of each row that are not emitted.
+ * @param chunk that all rows lie in, for records that name it.
+ */
+export function rowEncoder(
+  context: LoadContext,
+  stream: SyncStream,
+  extra: number,
+  chunk: Chunk | null = null,
+): RecordEncoder {
+  const columns = stream.columns.map(({ name, typeOid, typmod, dimensions }) => ({
+    name,
+    encode:
+      binaryEncoder(typeOid, dimensions) ??
+      columnType(typeOid, typmod, dimensions, context.source.types).encode,
+  }));
+  const hidden = Array.from({ length: extra }, () => null);
+  return new RecordEncoder(
+    stream.name,
+    [...columns, ...hidden],
+    stream.cdcColumns,
+    context.clock,
+    chunk === null ? null : chunkName(chunk),
+  );
+}
+
+/** All selected columns of the rows that are to be had. */
+export function wholeSelection(stream: SyncStream): Selection {
+  const columns = stream.columns.map(({ name, typeOid, dimensions }) => ({
+    name,
+    binary: binaryEncoder(typeOid, dimensions) !== undefined,
+  }));
+  return { columns, where: stream.rowFilter, values: [], orderBy: null };
 }
 
 function readStamp(context: LoadContext, stream: SyncStream): ChangeStamp | null {
@@ -81,18 +111,13 @@ function readStamp(context: LoadContext, stream: SyncStream): ChangeStamp | null
 export function writer(
   context: LoadContext,
   stream: SyncStream,
-  { encoder, sampling }: UnitFormat,
+  encoder: RecordEncoder,
 ): RowHandler {
   const { output } = context;
-  let samples = sampling === encoder ? 0 : SAMPLE_ROWS;
   const stamp = readStamp(context, stream);
   const tally = output.written(stream.name).rows;
   return (src, start, end) => {
-    if (samples === 0) encoder.writeRow(output.buffer, src, start, end, stamp);
-    else {
-      samples -= 1;
-      sampling.writeRow(output.buffer, src, start, end, stamp);
-    }
+    encoder.writeRow(output.buffer, src, start, end, stamp);
     output.recordWritten(tally);
     return undefined;
   };
@@ -111,11 +136,13 @@ export async function loadChunks(
   stream: SyncStream,
   chunks: readonly Chunk[],
   wanted: readonly Chunk[],
-  conditionOf: (chunk: Chunk) => Condition,
+  selectionOf: (chunk: Chunk) => Selection,
   budget: Budget,
 ): Promise<ReadonlySet<number>> {
   const queue = wanted.slice(0, budget.chunks);
   context.output.watcher.left(stream.name, 'chunk', wanted.length);
+  // One for all: a row is written at once, and only then the next one, of whichever chunk.
+  const encoder = stream.namesChunk ? null : rowEncoder(context, stream, 0);
   const gone = new Set<number>();
   // What is done stays done: with thousands of chunks, judging all of them after each one would take longer than reading.
   const rows = hypertableRows(context.ledger, stream);
@@ -127,7 +154,7 @@ export async function loadChunks(
       const chunk = ended ? undefined : queue.shift();
       if (chunk === undefined) return;
       try {
-        if (!(await loadChunk(context, stream, unread, chunk, conditionOf(chunk))))
+        if (!(await loadChunk(context, stream, unread, chunk, selectionOf(chunk), encoder)))
           gone.add(chunk.oid);
       } catch (error) {
         failed = true;
@@ -177,16 +204,16 @@ async function loadChunk(
   stream: SyncStream,
   unread: UnreadChunks,
   chunk: Chunk,
-  condition: Condition,
+  selection: Selection,
+  shared: RecordEncoder | null,
 ): Promise<boolean> {
   const { ledger, output, source } = context;
   const { hypertable } = stream;
   if (source.timescale === null || hypertable === null)
     throw new Error('a chunk without hypertable');
-  const format = context.formats.of(stream).next(chunk);
-  const selection = { ...condition, columns: format.columns, orderBy: null };
+  const encoder = shared ?? rowEncoder(context, stream, 0, chunk);
   const checkSql = chunkCheckSql(source.timescale);
-  const onRow = writer(context, stream, format);
+  const onRow = writer(context, stream, encoder);
   const begun = Date.now();
   const { readers, main } = context;
   const read = await readChunk(readers, main, hypertable, chunk, selection, checkSql, onRow);

@@ -1,6 +1,6 @@
 /** Streams without changes to follow: a full refresh, or a pass by a cursor, from the first row to the last STATE. */
 import { syncCursor } from './cursor.ts';
-import { everyRow, hypertableRows, inOrder, type LoadContext, loadChunks } from './load.ts';
+import { hypertableRows, inOrder, type LoadContext, loadChunks, wholeSelection } from './load.ts';
 import { loadTable } from './load-table.ts';
 import type { SyncStream } from './plan.ts';
 import { completed, pendingChunks, startHypertable, startTable } from './progress.ts';
@@ -36,7 +36,7 @@ async function refresh(context: LoadContext, stream: SyncStream): Promise<void> 
   if (stream.hypertable === null || source.timescale === null) {
     if (!goesOn)
       ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress: startTable() });
-    await loadTable(context, stream, () => everyRow(stream), Number.POSITIVE_INFINITY);
+    await loadTable(context, stream, () => wholeSelection(stream), Number.POSITIVE_INFINITY);
     return;
   }
   const chunks = await listChunks(main, source.timescale, [stream.hypertable.id]);
@@ -45,7 +45,7 @@ async function refresh(context: LoadContext, stream: SyncStream): Promise<void> 
     ledger.set(stream, { mode: 'full_refresh', refresh: stream.refresh, progress });
   }
   const wanted = inOrder(config, pendingChunks(hypertableRows(ledger, stream), chunks));
-  await loadChunks(context, stream, chunks, wanted, () => everyRow(stream), {
+  await loadChunks(context, stream, chunks, wanted, () => wholeSelection(stream), {
     chunks: wanted.length,
     until: Number.POSITIVE_INFINITY,
   });

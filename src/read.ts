@@ -16,7 +16,6 @@ import { syncWithWal } from './read-changes.ts';
 import { readByQuery } from './read-query.ts';
 import { RecordClock } from './record.ts';
 import { withRetries } from './retries.ts';
-import { RowFormats } from './row-format.ts';
 import { loadSource, type SourceModel } from './source-model.ts';
 import { type InputState, parseState } from './state.ts';
 import { Statuses } from './statuses.ts';
@@ -165,8 +164,7 @@ async function sync(
   try {
     const changing = plan.streams.filter((stream) => stream.mode === 'cdc');
     const { watching } = run;
-    const formats = new RowFormats(source.types, clock);
-    const base = { config, main, source, output, readers, clock, formats, handedIn, watching };
+    const base = { config, main, source, output, readers, clock, handedIn, watching };
     if (cdc !== null && changing.length > 0) {
       await syncWithWal(base, cdc, plan, changing, state, statuses);
     } else {

@@ -20,20 +20,20 @@ import { parseLsn } from './postgres/lsn.ts';
 import type { ColumnFormat } from './postgres/message-writer.ts';
 import { refuseBackend, settingsOf } from './postgres/pooler.ts';
 import type { Seen } from './progress.ts';
-import type { SelectedColumn } from './row-format.ts';
 import { conditions, isQuiet, type Slice, type SliceSource } from './slice-conditions.ts';
 import type { Chunk } from './timescaledb/chunks.ts';
 
-/** Which rows. */
-export type Condition = {
-  /** SQL ($1... are `values`); null: all of them. */
-  readonly where: string | null;
-  readonly values: readonly (string | null)[];
+type SelectedColumn = {
+  readonly name: string;
+  /** In which format its values come: what its encoder reads. */
+  readonly binary: boolean;
 };
 
-/** What to select of them. */
-export type Selection = Condition & {
+/** What to select, and a condition on it ($1... are `values`). */
+export type Selection = {
   readonly columns: readonly SelectedColumn[];
+  readonly where: string | null;
+  readonly values: readonly (string | null)[];
   /** A column to sort by, where the order of rows matters. */
   readonly orderBy: string | null;
 };

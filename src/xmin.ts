@@ -4,14 +4,14 @@
  * later snapshot shows what they have written. Rows of that one and of younger ones may come again with the next pass;
  * none is left out. Deletions go unseen.
  */
-import { everyRow, hypertableRows, inOrder, type LoadContext, loadChunks } from './load.ts';
+import { hypertableRows, inOrder, type LoadContext, loadChunks, wholeSelection } from './load.ts';
 import { loadTable } from './load-table.ts';
 import { label, type SyncStream } from './plan.ts';
 import { serverIdentity } from './postgres/slot.ts';
 import { joinedSince } from './postgres/relations.ts';
 import { transactionIds, writtenSinceSql } from './postgres/transaction-ids.ts';
 import { pendingChunks, startHypertable, startTable } from './progress.ts';
-import type { Condition } from './snapshot.ts';
+import type { Selection } from './snapshot.ts';
 import type { XminProgress } from './state.ts';
 import { type Chunk, listChunks } from './timescaledb/chunks.ts';
 
@@ -83,7 +83,7 @@ async function chunksOf(context: LoadContext, stream: SyncStream): Promise<reado
 }
 
 /** @param heap whether the relation's rows have an xmin. */
-type NewRows = (oid: number, heap: boolean) => Condition;
+type NewRows = (oid: number, heap: boolean) => Selection;
 
 /**
  * What to read of a table, partition or chunk: rows written since the horizon; all rows of one that has joined since (its
@@ -95,7 +95,7 @@ async function newRows(
   { horizon }: XminProgress,
   next: bigint,
 ): Promise<NewRows> {
-  const whole = everyRow(stream);
+  const whole = wholeSelection(stream);
   if (horizon === null) return () => whole;
   const where = writtenSinceSql(horizon, next);
   const joined = await joinedSince(context.main, stream.relation.oid, (xmin) =>

@@ -9,7 +9,6 @@ import {
   type RecordColumn,
   RecordEncoder,
 } from '../src/record.ts';
-import { dataRow as row } from './data-row.ts';
 import { type Cell, tuple, UNCHANGED } from './pgoutput-bytes.ts';
 
 const NOW = 1_700_000_000_123;
@@ -37,6 +36,21 @@ const STAMP: ChangeStamp = {
   deleted: false,
 };
 const DELETED: ChangeStamp = { ...STAMP, deleted: true };
+
+/** The body of a DataRow message. */
+function row(cells: readonly (string | Buffer | null)[]): Buffer {
+  const count = Buffer.alloc(2);
+  count.writeUInt16BE(cells.length);
+  return Buffer.concat([
+    count,
+    ...cells.flatMap((cell) => {
+      const length = Buffer.alloc(4);
+      const value = Buffer.from((cell ?? '') as string);
+      length.writeInt32BE(cell === null ? -1 : value.length);
+      return [length, value];
+    }),
+  ]);
+}
 
 const BEFORE = Buffer.from('9"before');
 const AFTER = Buffer.from('9"after');
