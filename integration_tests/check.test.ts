@@ -105,7 +105,8 @@ test('a columnstore without the guard trigger: the SQL mends it', async ({ skip 
   const line = lineAbout((await checked(db)).warnings, /in the changes of public\.metrics\./);
   await db.query(sqlIn(line));
   expect((await checked(db)).text).not.toContain('compressed');
-  await db.query('ALTER TABLE metrics DISABLE TRIGGER source_timescaledb_guard');
+  // TimescaleDB 2.19 refuses ALTER TABLE ... DISABLE TRIGGER where there is a columnstore.
+  await db.query(`UPDATE pg_trigger SET tgenabled = 'D' WHERE tgname = 'source_timescaledb_guard'`);
   lineAbout((await checked(db)).warnings, /in the changes of public\.metrics\./);
 });
 

@@ -367,6 +367,7 @@ describe('the state document', () => {
       expect(largestDocument(chunks, chunks.slice(0, 120))).toBeLessThan(10_000);
       expect(largestDocument(chunks, chunks.slice(-120).toReversed())).toBeLessThan(10_000);
     },
+    30_000,
   );
 
   it.each(LAYOUTS)('stays below 10 kB until all chunks are read: %s', (_, layout) => {
