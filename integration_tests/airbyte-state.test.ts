@@ -272,8 +272,9 @@ async function changesOf(it: Database): Promise<{ readonly lsn: number }> {
   await until(
     'the publication is older than that picture',
     async () => {
-      await it.query(`SELECT pg_log_standby_snapshot();
-                    SELECT pg_replication_slot_advance('${it.slot}', pg_current_wal_lsn())`);
+      await it.query(
+        `CHECKPOINT; SELECT pg_replication_slot_advance('${it.slot}', pg_current_wal_lsn())`,
+      );
       return it.value<boolean>(
         'SELECT catalog_xmin::text::bigint > $1 FROM pg_replication_slots WHERE slot_name = $2',
         [made, it.slot],

@@ -1,22 +1,12 @@
 /** What only TimescaleDB does to chunks, between two syncs and during one (cases F33 to F35). Needs the full build. */
-import { expect, test, type TestContext } from 'vitest';
-import { createDatabase, type Database, hasCompression } from './database.ts';
+import { expect, test } from 'vitest';
+import { createDatabase, type Database, requires } from './database.ts';
 import { type Connection, connectTo, DAY_ZERO, nthState, stopWhen } from './scenario.ts';
 
 /** No session is left for a look at new chunks in between, which would take its turn when the machine is slow. */
 const ONE_BY_ONE = { timescaledb_max_concurrent_chunks: 1, max_db_connections: 3 };
 const DAYS = 4;
 const ROWS = 48;
-
-/** Skips where the build, or its version, lacks what the test is about. */
-async function requires(context: TestContext, db: Database, procedure?: string): Promise<void> {
-  if (!(await hasCompression(db))) context.skip('only the full build has the columnstore');
-  if (procedure === undefined) return;
-  const there = await db.value<boolean>('SELECT EXISTS (SELECT FROM pg_proc WHERE proname = $1)', [
-    procedure,
-  ]);
-  if (!there) context.skip(`this version has no ${procedure}`);
-}
 
 /** Chunks of a day each, with a columnstore and with the trigger that shows what it deletes. */
 async function createMetrics(db: Database): Promise<void> {

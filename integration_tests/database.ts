@@ -6,6 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
+import type { TestContext } from 'vitest';
 import type { JsonObject } from '../src/airbyte/protocol.ts';
 
 /** What the connector sets too; everything that reads values to compare them must. */
@@ -160,6 +161,23 @@ export async function hasCompression(db: Database): Promise<boolean> {
   // Any use of the extension loads its library, and with that its settings.
   await db.query('SELECT count(*) FROM timescaledb_information.hypertables');
   return (await db.value("SELECT current_setting('timescaledb.license', true)")) === 'timescale';
+}
+
+/** Skips where the build, or its version, lacks what the test is about. */
+export async function requires(
+  context: TestContext,
+  db: Database,
+  procedure?: string,
+): Promise<void> {
+  if (!(await hasCompression(db)))
+    context.skip(
+      'only the full build has the columnstore, and merges, splits, attaches and detaches chunks',
+    );
+  if (procedure === undefined) return;
+  const there = await db.value<boolean>('SELECT EXISTS (SELECT FROM pg_proc WHERE proname = $1)', [
+    procedure,
+  ]);
+  if (!there) context.skip(`this version has no ${procedure}`);
 }
 
 /** Polls until the condition holds. @throws Error when it does not within the time. */

@@ -1,6 +1,6 @@
 /** Ways 15 to 20 to lose or invent rows: compressed relations, and chunks that change places. More of way 18 and 19 is where the rules are tested. */
-import { expect, test, type TestContext } from 'vitest';
-import { createDatabase, type Database, hasCompression } from './database.ts';
+import { expect, test } from 'vitest';
+import { createDatabase, type Database, requires } from './database.ts';
 import { expectEqual } from './comparison.ts';
 import { type Connection, connectTo } from './scenario.ts';
 import {
@@ -12,12 +12,6 @@ import {
   ONE_BY_ONE,
   useColumnstore,
 } from './ways.ts';
-
-async function needsFullBuild(db: Database, context: TestContext): Promise<void> {
-  if (!(await hasCompression(db))) {
-    context.skip('only the full build compresses, merges, splits, attaches and detaches chunks');
-  }
-}
 
 async function synced(db: Database): Promise<Connection> {
   const connection = await connectTo(db, { streams: ['readings'] });
@@ -46,7 +40,7 @@ function messages(db: Database, kind: string): Promise<number> {
 test('way 17: taken for rows, what compaction writes to published compressed relations would invent all rows again', async (context) => {
   await using db = await createDatabase();
   const compact = `_timescaledb_functions.compact_chunk(regclass, integer)`;
-  await needsFullBuild(db, context);
+  await requires(context, db, 'compact_chunk');
   if ((await db.value('SELECT to_regprocedure($1)', [compact])) === null) {
     context.skip('chunks are compacted from 2.29 on');
   }
@@ -78,7 +72,7 @@ test('way 17: taken for rows, what compaction writes to published compressed rel
 
 test('way 19: rows that a split moves to a new chunk would be read again, or changes of them lost', async (context) => {
   await using db = await createDatabase();
-  await needsFullBuild(db, context);
+  await requires(context, db, 'split_chunk');
   await fillReadings(db, 3);
   const connection = await synced(db);
   const [, second = ''] = await chunkNames(db);
@@ -103,7 +97,7 @@ test('way 19: rows that a split moves to a new chunk would be read again, or cha
 
 test('way 19: rows that a split moves while the load goes on would be lost with their old chunk', async (context) => {
   await using db = await createDatabase();
-  await needsFullBuild(db, context);
+  await requires(context, db, 'split_chunk');
   await db.query(`
     CREATE TABLE readings (time timestamptz NOT NULL, device int, note text, PRIMARY KEY (time, device));
     SELECT create_hypertable('readings', 'time', chunk_time_interval => interval '1 day');
@@ -122,7 +116,7 @@ test('way 19: rows that a split moves while the load goes on would be lost with 
 
 test('way 19: rows that lie in a table before it is attached would never be seen', async (context) => {
   await using db = await createDatabase();
-  await needsFullBuild(db, context);
+  await requires(context, db, 'attach_chunk');
   await fillReadings(db, 2);
   const connection = await synced(db);
   await db.query(`
@@ -143,7 +137,7 @@ test('way 19: rows that lie in a table before it is attached would never be seen
 
 test('way 19: what is written to a detached chunk, which stays published, would be rows of the hypertable', async (context) => {
   await using db = await createDatabase();
-  await needsFullBuild(db, context);
+  await requires(context, db, 'detach_chunk');
   await fillReadings(db, 3);
   const connection = await synced(db);
   const [, second = ''] = await chunkNames(db);
@@ -181,7 +175,7 @@ async function rollUp(db: Database): Promise<void> {
 
 test('way 19: chunks that a roll-up has taken in would be read again, or their rows lost', async (context) => {
   await using db = await createDatabase();
-  await needsFullBuild(db, context);
+  await requires(context, db);
   await fillHours(db);
   const connection = await synced(db);
   await db.query(`INSERT INTO readings VALUES (${day(0)} + interval '1 hour', 100, 'before')`);
@@ -196,7 +190,7 @@ test('way 19: chunks that a roll-up has taken in would be read again, or their r
 
 test('way 19: rows of unread chunks that a roll-up takes into a chunk that is read would be lost', async (context) => {
   await using db = await createDatabase();
-  await needsFullBuild(db, context);
+  await requires(context, db);
   await fillHours(db);
   const connection = await connectTo(db, {}, ONE_BY_ONE);
   const killed = await connection.attempt({ killAfterStates: 2 });

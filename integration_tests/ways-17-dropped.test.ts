@@ -1,13 +1,13 @@
 /** Changes of compressed relations that are gone when their WAL is read. */
 import { expect, test } from 'vitest';
-import { createDatabase, hasCompression } from './database.ts';
+import { createDatabase, requires } from './database.ts';
 import { connectTo } from './scenario.ts';
 import { changes, chunkNames, day, fillReadings, useColumnstore } from './ways.ts';
 
 for (const everything of ['FOR ALL TABLES', 'FOR TABLES IN SCHEMA public, _timescaledb_internal']) {
   test(`way 17: with a publication ${everything}, compressed relations that are dropped before their WAL is read would stop the sync for good`, async (context) => {
     await using db = await createDatabase();
-    if (!(await hasCompression(db))) context.skip('only the full build compresses');
+    await requires(context, db, 'rebuild_columnstore');
     await fillReadings(db, 3);
     await useColumnstore(db);
     await db.query(`CREATE PUBLICATION ${db.publication} ${everything}`);
