@@ -2,7 +2,7 @@
  * A row, from wherever it comes, to the bytes of a RECORD line. Data in, bytes out: one encoder per stream (and one per
  * relation of the WAL), made once of constant pieces and one small function per column.
  */
-import { encodeNumber, isDigit } from './column-text.ts';
+import { encodeDigits, encodeNumber, isDigit } from './column-text.ts';
 import type { Encode } from './column-types.ts';
 import { type LineBuffer, Piece } from './airbyte/line-buffer.ts';
 import { CELL_NULL, CELL_UNCHANGED, cellOffsets } from './postgres/pgoutput.ts';
@@ -84,6 +84,8 @@ export class RecordEncoder {
   readonly #columns: readonly (RecordColumn | null)[];
   /** Name and punctuation before each value. */
   readonly #keys: readonly Piece[];
+  /** Whether a value that begins with a digit leaves as it comes. */
+  readonly #digits: readonly boolean[];
   readonly #cdcColumns: readonly string[];
   readonly #hasToken: boolean;
   /** Whether any column of the row's own is emitted: then the CDC columns begin with a comma. */
@@ -123,6 +125,9 @@ export class RecordEncoder {
     this.#hasColumns = first >= 0;
     this.#keys = columns.map(
       (column, index) => new Piece(`${index === first ? '' : ','}${jsonText(column?.name ?? '')}:`),
+    );
+    this.#digits = columns.map(
+      (column) => column?.encode === encodeNumber || column?.encode === encodeDigits,
     );
     this.#cdcColumns = CDC_COLUMNS.filter((name) => cdcColumns.includes(name));
     this.#hasToken = cdcColumns.includes('_ab_cdc_cursor');
@@ -220,7 +225,7 @@ export class RecordEncoder {
     if (column === null || column === undefined) return;
     const key = this.#keys[index] as Piece;
     // Most values are numbers, and a call of one function among many costs more than to copy one.
-    if (column.encode === encodeNumber && isDigit(src[start])) {
+    if (this.#digits[index] === true && isDigit(src[start])) {
       out.appendKeyed(key, src, start, end);
       return;
     }

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { LineBuffer } from '../src/airbyte/line-buffer.ts';
+import { LineBuffer, Piece } from '../src/airbyte/line-buffer.ts';
 
 function written(write: (out: LineBuffer) => void): string {
   const out = new LineBuffer(4096);
@@ -20,6 +20,55 @@ describe('eight digits', () => {
       }),
       { numRuns: 2000 },
     );
+  });
+});
+
+describe('words of 64 bits', () => {
+  /** What would be NaN, were it beside the right byte; 7f is a character of its own. */
+  const hostile = fc.constantFrom(
+    '\u007f',
+    '\u{1f600}',
+    '\u{10ffff}',
+    '\u00ff',
+    '\uffff',
+    'x',
+    '\0',
+  );
+
+  it('bring a piece as it is, whatever characters are in it', () => {
+    fc.assert(
+      fc.property(fc.array(hostile, { maxLength: 40 }), (characters) => {
+        const text = characters.join('');
+        const bytes = written((out) => out.appendPiece(new Piece(text)));
+        expect(Buffer.from(bytes, 'latin1').toString()).toBe(text);
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  it('bring a number as it is, whatever lies behind it', () => {
+    const number = fc.stringMatching(/^[0-9][0-9.e+-]{0,40}$/);
+    const behind = fc.array(fc.constantFrom(0xff, 0x7f, 0xf0, 0xf8, 0, 1), { maxLength: 12 });
+    fc.assert(
+      fc.property(number, behind, fc.nat(9), (digits, others, skipped) => {
+        const before = Buffer.alloc(skipped, 0xff);
+        const src = Buffer.concat([before, Buffer.from(digits), Buffer.from(others)]);
+        const piece = new Piece(',"key":');
+        const bytes = written((out) =>
+          out.appendKeyed(piece, src, skipped, skipped + digits.length),
+        );
+        expect(bytes).toBe(`,"key":${digits}`);
+      }),
+      { numRuns: 5000 },
+    );
+  });
+
+  it('are not written behind the end of the buffer', () => {
+    for (let room = 10; room < 20; room += 1) {
+      const out = new LineBuffer(room);
+      out.appendKeyed(new Piece('123'), Buffer.from('1234567        '), 0, 7);
+      expect(out.bytes.toString('latin1', 0, out.length)).toBe('1231234567');
+    }
   });
 });
 

@@ -2,6 +2,7 @@
 const COPY_CALL_FROM = 256;
 
 const SHORT_BYTES = 32;
+const WORD_BYTES = 8;
 
 /** What a byte of UTF-8 is to a JSON string, where it begins a character. */
 const PLAIN = 0;
@@ -155,7 +156,7 @@ export class LineBuffer {
     if (src !== this.#source) this.#readFrom(src);
     const from = this.#sourceView;
     const to = this.#view;
-    for (let i = 0; i < count; i += 4) to.setInt32(at + i, from.getInt32(start + i));
+    for (let i = 0; i < count; i += 4) to.setInt32(at + i, from.getInt32(start + i, true), true);
   }
 
   /**
@@ -175,18 +176,18 @@ export class LineBuffer {
     let i = start;
     while (i < end) {
       if (i <= lastWord) {
-        const word = from.getInt32(i);
+        const word = from.getInt32(i, true);
         if ((careBits(word) & TOP_BITS) === 0) {
-          to.setInt32(at, word);
+          to.setInt32(at, word, true);
           i += 4;
           at += 4;
           // Where one word is plain, more are: two at a time.
           while (i <= lastPair) {
-            const first = from.getInt32(i);
-            const second = from.getInt32(i + 4);
+            const first = from.getInt32(i, true);
+            const second = from.getInt32(i + 4, true);
             if (((careBits(first) | careBits(second)) & TOP_BITS) !== 0) break;
-            to.setInt32(at, first);
-            to.setInt32(at + 4, second);
+            to.setInt32(at, first, true);
+            to.setInt32(at + 4, second, true);
             i += 8;
             at += 8;
           }
@@ -266,13 +267,18 @@ export class LineBuffer {
   }
 
   /**
-   * Appends a piece, then src[start, end): as `appendPiece` and `appendBytes` do, but in one go for what most values of most
-   * rows are, short numbers behind their column's name.
+   * Appends a piece, then the number src[start, end): as `appendPiece` and `appendBytes` do, but in one go for what most
+   * values of most rows are, and in words of 64 bits. Those that begin with a character of a number are not NaN (see `Piece`).
    */
   appendKeyed(piece: Piece, src: Buffer, start: number, end: number): void {
     const count = end - start;
     const at = this.length + piece.length;
-    if (count > SHORT_BYTES || end + 3 > src.length || at + count + 3 > this.#bytes.length) {
+    const beyond = WORD_BYTES - 1;
+    if (
+      count > SHORT_BYTES ||
+      end + beyond > src.length ||
+      at + count + beyond > this.#bytes.length
+    ) {
       this.appendPiece(piece);
       this.appendBytes(src, start, end);
       return;
@@ -280,10 +286,10 @@ export class LineBuffer {
     if (src !== this.#source) this.#readFrom(src);
     const to = this.#view;
     const { words } = piece;
-    for (let i = 0, to4 = this.length; i < words.length; i += 1, to4 += 4)
-      to.setInt32(to4, words[i] as number);
+    for (let i = 0, word = this.length; i < words.length; i += 1, word += WORD_BYTES)
+      to.setFloat64(word, words[i] as number, true);
     const from = this.#sourceView;
-    for (let i = 0; i < count; i += 4) to.setInt32(at + i, from.getInt32(start + i));
+    for (let i = 0; i < count; i += WORD_BYTES) to.setFloat64(at + i, from.getFloat64(start + i));
     this.length = at + count;
   }
 
@@ -296,32 +302,35 @@ export class LineBuffer {
     this.#otherView = view;
   }
 
-  /** Appends a piece; the caller has reserved room for it and for three bytes more. */
+  /** Appends a piece; the caller has reserved room for it and for seven bytes more. */
   appendPiece(piece: Piece): void {
     const view = this.#view;
     const { words } = piece;
     const at = this.length;
-    for (let i = 0; i < words.length; i += 1) view.setInt32(at + i * 4, words[i] as number);
+    for (let i = 0; i < words.length; i += 1)
+      view.setFloat64(at + i * WORD_BYTES, words[i] as number, true);
     this.length = at + piece.length;
   }
 }
 
 /**
- * Constant bytes that are appended often, such as a column's name. As 32-bit words: most are too short for a copy of
- * memory to pay, and byte by byte they would take most of the time of a row.
+ * Constant bytes that are appended often, such as a column's name. As words of 64 bits: most are too short for a copy of
+ * memory to pay, and byte by byte they would take most of the time of a row. The words are doubles, since these need no
+ * object. None is NaN, which might not stay as it is: read from its last byte on, one would have 0x7f or 0xff behind a byte
+ * from 0xf0 on, which UTF-8 never has.
  */
 export class Piece {
   readonly length: number;
-  /** Big-endian; the last one is filled up with zeros, which the next bytes overwrite. */
-  readonly words: Int32Array;
+  /** Little-endian; the last one is filled up with zeros, which the next bytes overwrite. */
+  readonly words: Float64Array;
 
   constructor(text: string) {
-    const bytes = Buffer.from(text);
-    const padded = Buffer.concat([bytes, Buffer.alloc(3)]);
-    this.length = bytes.length;
-    this.words = Int32Array.from({ length: Math.ceil(bytes.length / 4) }, (_, index) =>
-      padded.readInt32BE(index * 4),
-    );
+    this.length = Buffer.byteLength(text);
+    const count = Math.ceil(this.length / WORD_BYTES);
+    const padded = Buffer.alloc(count * WORD_BYTES);
+    padded.write(text);
+    this.words = new Float64Array(count);
+    for (let i = 0; i < count; i += 1) this.words[i] = padded.readDoubleLE(i * WORD_BYTES);
   }
 }
 
