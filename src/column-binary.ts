@@ -1,8 +1,8 @@
 /**
  * Dates and timestamps in PostgreSQL's binary format, to the same JSON as their text. Printing them costs the server more
  * than anything else that is common, and here next to nothing, since neighbouring rows share their day. For other types
- * text is as good or better (`npm run bench -- read`): digits have to be made somewhere. Of ten floats in a row, the server
- * saves a third of its time and we spend as much more: no row comes sooner.
+ * text is as good or better (`npm run bench -- read`): digits have to be made somewhere. With ten floats in a row, the server
+ * would save a third of its time and we would spend nearly as much more: no row would come sooner.
  * https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/timestamp.c (timestamp_send, timestamptz_send)
  *
  * The contract of an encoder is in column-text.ts, but for what it reads: 8 bytes with the microseconds since 2000, or 4
